@@ -1,0 +1,206 @@
+"""
+The completion side: from CQEs in the ring to completions in the caller's hands.
+
+`_cq_head` is the place up to which we have read. It is ours; the shim makes it the kernel's before
+each copy, so a copy whose result was lost is made again. Storing the new place, the completions
+(`_kept`) and what they end is one step without a call in it: a signal handler, which CPython runs
+after calls, finds all of it done or none.
+"""
+
+import errno
+import time
+from typing import TYPE_CHECKING, Final
+
+from uring._core import Core
+from uring._ffi import ffi, lib
+from uring._memory import nanoseconds
+from uring._setup import RingParams, check_range
+from uring.completions import CQE, CQE_SIZE, EMPTY, Completions
+from uring.flags import CQEFlags, SetupFlags
+from uring.sqe import UINT32_MAX
+
+if TYPE_CHECKING:
+    from uring._uring import CData
+
+_MORE: Final = int(CQEFlags.MORE)
+
+
+def deadline_ns(timeout: float | None) -> int:
+    """The end of a wait on CLOCK_MONOTONIC, as the shim takes it: -1 for none."""
+    return -1 if timeout is None else time.monotonic_ns() + nanoseconds(timeout)
+
+
+class CompletionSide(Core):
+    """Waiting and copying out."""
+
+    def __init__(self, shim: "CData", params: RingParams) -> None:
+        super().__init__(shim, params)
+        self._cqe_size = CQE_SIZE * (2 if params.flags & SetupFlags.CQE32 else 1)
+        self._landing = ffi.new("char[]", params.cq_entries * self._cqe_size)
+        self._landed = ffi.buffer(self._landing)
+        self._cq_head = 0
+        self._kept = EMPTY  # copied out and not yet handed out
+
+    def cq_ready(self) -> int:
+        """
+        Return how many completions `copy_cqes()` would give without entering the kernel.
+
+        More may be waiting there: on a full queue, or with DEFER_TASKRUN.
+        """
+        with self._lock:
+            return self._posted() + len(self._kept)
+
+    def copy_cqes(
+        self, max_nr: int | None = None, *, wait_nr: int = 0, timeout: float | None = None
+    ) -> Completions:
+        """
+        Copy completions out of the ring, and consume them.
+
+        What is ready is returned at once. Only if nothing is, it waits for `wait_nr`. What it
+        returns never changes afterwards, and what was in flight for it is released.
+
+        Args:
+            max_nr: at most so many; None takes all.
+            wait_nr: how many to wait for when none is ready; 0 does not wait.
+            timeout: of the wait, in seconds; None waits without end. When the time is over, what
+                there is by then is returned, which may be nothing.
+
+        Raises:
+            RingClosedError: the ring is closed, or was closed by another thread during the wait.
+        """
+        self._check_use()
+        if max_nr is not None:
+            check_range("max_nr", max_nr, 0, UINT32_MAX)
+        check_range("wait_nr", wait_nr, 0, UINT32_MAX)
+        end_ns = deadline_ns(timeout)
+        taken = self._take(max_nr)
+        may_wait = wait_nr > 0 and max_nr != 0
+        while not taken and may_wait:
+            may_wait = self._wait(wait_nr, end_ns)
+            taken = self._take(max_nr)
+        return taken
+
+    def copy_cqe(self, *, timeout: float | None = None) -> CQE:
+        """
+        Copy one completion out of the ring, and consume it; wait for it if none is ready.
+
+        Args:
+            timeout: in seconds; None waits without end.
+
+        Raises:
+            TimeoutError: the time is over and none has come; nothing was consumed.
+            RingClosedError: the ring is closed, or was closed by another thread during the wait.
+        """
+        taken = self.copy_cqes(1, wait_nr=1, timeout=timeout)
+        if not taken:
+            raise TimeoutError(errno.ETIMEDOUT, f"no completion came within {timeout} s")
+        return taken[0]
+
+    def peek_cqes(self, max_nr: int | None = None) -> Completions:
+        """
+        Look at completions and leave them in the ring; `cq_advance()` consumes them.
+
+        What was in flight for them stays pinned until then. With DEFER_TASKRUN, IOPOLL or after an
+        overflow this enters the kernel, without waiting, so that completions can show up.
+
+        Args:
+            max_nr: at most so many; None looks at all.
+        """
+        self._check_use()
+        if max_nr is not None:
+            check_range("max_nr", max_nr, 0, UINT32_MAX)
+        with self._lock:
+            if self._kept:
+                return self._kept[:max_nr]
+            return self._look(max_nr)[0]
+
+    def cq_advance(self, count: int) -> None:
+        """
+        Consume completions without copying them out, as after `peek_cqes()`.
+
+        Args:
+            count: how many, at most `cq_ready()`.
+
+        Raises:
+            ValueError: fewer are ready; nothing was consumed.
+        """
+        self._check_use()
+        check_range("count", count, 0, UINT32_MAX)
+        with self._lock:
+            ready = self.cq_ready()
+            if count > ready:
+                raise ValueError(f"{ready} completions are ready, not {count}")
+            while count > 0:
+                count -= len(self._take(count))
+
+    def _take(self, max_nr: int | None) -> Completions:
+        """Copy out and consume; see the theory of operation."""
+        lock = self._lock
+        lock.acquire()
+        try:
+            while True:
+                kept = self._kept
+                if kept:
+                    is_all = max_nr is None or max_nr >= len(kept)
+                    given, rest = (kept, EMPTY) if is_all else (kept[:max_nr], kept[max_nr:])
+                    if self._kept is kept:  # no call between this line and the next
+                        self._kept = rest
+                        return given
+                elif not self._fetch(max_nr):
+                    return EMPTY
+        finally:
+            lock.release()
+
+    def _fetch(self, max_nr: int | None) -> bool:
+        """Move CQEs from the ring to `_kept`; False when there are none."""
+        in_flight = self._in_flight
+        in_flight.retire()
+        head = self._cq_head
+        completions, ended = self._look(max_nr)
+        if ended is None:
+            return False
+        new_head = (head + len(completions)) & UINT32_MAX
+        if self._cq_head == head and ended[0] == head:  # no call from here to the third store
+            self._cq_head = new_head
+            self._kept = completions
+            in_flight.ended = ended
+            in_flight.retire()
+            self._check_enter(lib.uring_cq_seek(self._shim, new_head))
+        return True
+
+    def _look(
+        self, max_nr: int | None
+    ) -> tuple[Completions, tuple[int, list[int], list[int] | None] | None]:
+        """Copy CQEs without consuming them: (completions, what they end). The lock is held."""
+        head = self._cq_head
+        limit = self._params.cq_entries
+        if max_nr is not None and max_nr < limit:
+            limit = max_nr
+        count = lib.uring_cq_copy(self._shim, head, limit, self._landing)
+        if count <= 0:
+            self._check_enter(count)
+            return EMPTY, None
+        raw: bytes = self._landed[0 : count * self._cqe_size]
+        completions = Completions(raw, (), cqe_size=self._cqe_size)
+        numbers = completions.user_data.tolist()
+        flags = completions.flags.tolist()
+        subjects = self._in_flight.look_up(numbers)
+        any_more = any(flag & _MORE for flag in flags) if any(flags) else False
+        ended = (head, numbers, flags if any_more else None)
+        return Completions(raw, subjects, cqe_size=self._cqe_size), ended
+
+    def _wait(self, wait_nr: int, end_ns: int) -> bool:
+        """Wait without the lock: True when the CQEs came, False when the time is over."""
+        while True:
+            result = lib.uring_wait(self._shim, wait_nr, end_ns)
+            if self._refusal is not None:
+                self._check_open()
+            if result == 0:
+                return True
+            if result == -errno.ETIME:
+                return False
+            if result not in {-errno.EINTR, -errno.EAGAIN}:
+                self._fail("io_uring_enter", result)
+
+    def _posted(self) -> int:
+        return int((self._counters().cq_tail - self._cq_head) & UINT32_MAX)

@@ -1,0 +1,79 @@
+"""The floor that both sides of a ring stand on: shim, in-flight table, and who may use them."""
+
+import errno
+import threading
+from typing import TYPE_CHECKING, NoReturn
+
+from uring._ffi import ffi, lib
+from uring._inflight import InFlight
+from uring._setup import RingParams
+from uring.errors import RingClosedError, WrongThreadError, call_error
+from uring.flags import SetupFlags
+
+if TYPE_CHECKING:
+    from uring._uring import CData
+
+FORKED = "the ring was made before a fork, and belongs to the parent: make a new one"
+
+
+class Core:
+    """
+    What a ring is before it does anything.
+
+    `_lock` guards the table, the pending records and the place in the completion queue. It is
+    re-entrant, because a signal handler may come back into the ring, and never held in a wait.
+    """
+
+    def __init__(self, shim: "CData", params: RingParams) -> None:
+        self._shim = shim
+        self._params = params
+        self._fd = int(shim.fd)
+        self._lock = threading.RLock()
+        self._in_flight = InFlight()
+        self._refusal: str | None = None
+        """Why the ring may not be used any more, or None."""
+        self._owner: tuple[int, int] | None = None
+        """(ident, native id) of the one thread that may use it, or None."""
+        if not params.flags & SetupFlags.R_DISABLED:
+            self._own()
+
+    def _own(self) -> None:
+        if self._params.flags & SetupFlags.SINGLE_ISSUER:
+            self._owner = threading.get_ident(), threading.get_native_id()
+
+    def _check_open(self) -> None:
+        if self._refusal is not None:
+            raise RingClosedError(self._refusal)
+
+    def _check_use(self) -> None:
+        if self._refusal is not None:
+            raise RingClosedError(self._refusal)
+        if self._owner is not None:
+            self._check_owner(self._owner)
+
+    def _check_owner(self, owner: tuple[int, int]) -> None:
+        if owner[0] != threading.get_ident():
+            raise WrongThreadError(
+                "this ring has SetupFlags.SINGLE_ISSUER and belongs to the thread with native id"
+                f" {owner[1]}; this is thread {threading.get_native_id()}: use it from its owner,"
+                " or make it without that flag"
+            )
+
+    def _check_enter(self, result: int) -> int:
+        if result < 0:
+            self._fail("io_uring_enter", result)
+        return result
+
+    def _fail(self, call: str, result: int, *, detail: str = "") -> NoReturn:
+        if result == -errno.ESHUTDOWN:
+            raise RingClosedError(self._refusal or "the ring is closed")
+        if result == -errno.EOWNERDEAD:
+            raise RingClosedError(FORKED)
+        raise call_error(call, -result, detail=detail)
+
+    def _counters(self) -> "CData":
+        counters = ffi.new("struct uring_counters *")
+        result = lib.uring_counters(self._shim, counters)
+        if result < 0:
+            self._fail("io_uring_enter", result)
+        return counters

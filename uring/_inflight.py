@@ -1,0 +1,265 @@
+"""
+What is in flight: user_data -> the operation and the memory that the kernel may touch for it.
+
+Three rules.
+
+1. A record stays from before its SQE can be seen by the kernel until its *terminal* CQE (MORE
+   clear) has been copied out. `res` decides nothing: a failed zero-copy send still posts twice.
+2. Several operations may share a user_data. The kernel does not say which of them a CQE ends, so
+   all of their memory stays until as many terminal CQEs have come.
+3. An operation with CQE_SKIP_SUCCESS posts only when it fails. In its chain it stands before an
+   operation that does post (`chain_skips` sees to it), and the CQE of that one ends both.
+
+A signal handler may run between any two calls that Python makes, raise KeyboardInterrupt there, or
+come back into the ring. So nothing is taken out until the reader has made sure of the CQEs:
+`look_up` only reads; the ring then stores its new head and this table's `ended` in one go; `retire`
+does what `ended` says and may be cut off and repeated. The caller holds the ring's lock. No call
+into C, no ring: this is tested by itself.
+"""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import attrs
+
+from uring.completions import Answer
+from uring.flags import CQEFlags, Opcode, SQEFlags
+from uring.sqe import Queueable
+
+Subject = Queueable | Answer | None
+Record = tuple[int, bytes, Subject, object]
+"""(user_data, the encoded SQE, what its completions are of, pins): a tuple, for it is made for
+every operation, and an attrs object would cost ten times as much."""
+
+UNKNOWN: Final[Record] = (0, b"", None, None)
+
+_LINKED: Final = int(SQEFlags.IO_LINK | SQEFlags.IO_HARDLINK)
+_HARD: Final = int(SQEFlags.IO_HARDLINK)
+_SKIP: Final = int(SQEFlags.CQE_SKIP_SUCCESS)
+_MORE: Final = int(CQEFlags.MORE)
+
+
+def is_linked(record: Record) -> bool:
+    """Whether the next SQE belongs to the same chain."""
+    return bool(record[1][1] & _LINKED)
+
+
+def skips(record: Record) -> bool:
+    """Whether the operation posts no CQE when it succeeds."""
+    return bool(record[1][1] & _SKIP)
+
+
+def _operation(subject: Subject) -> Queueable | None:
+    return subject.operation if isinstance(subject, Answer) else subject
+
+
+class _Shared:
+    """Operations in flight under one user_data."""
+
+    __slots__ = ("finished", "records", "subject")
+
+    def __init__(self, first: Record) -> None:
+        self.records = {id(first): first}  # by identity, so that a thousand are no slower than two
+        self.finished: set[int] = set()  # places of terminal CQEs: retiring twice is retiring once
+        self.subject = first[2]
+
+    def add(self, record: Record) -> None:
+        self.records[id(record)] = record
+        if record[2] is not self.subject:
+            known, added = _operation(self.subject), _operation(record[2])
+            is_alike = known is not None and type(added) is type(known)
+            self.subject = Answer(known, None, is_certain=False) if known and is_alike else None
+
+
+@attrs.frozen
+class Chain:
+    """A chain with operations that skip their CQE: they come first, then those that post."""
+
+    numbers: tuple[int, ...]
+    skipping: int
+    """How many of the first ones skip."""
+    hard: tuple[bool, ...]
+
+    def ended_by(self, number: int) -> tuple[int, ...]:
+        """
+        Everything that has ended when `number` has posted its terminal CQE; `number` comes last.
+
+        The skipping ones before it. And when `number` itself skips, it has failed; then the kernel
+        cancels all that is behind it and posts nothing for them (io_fail_links in
+        io_uring/timeout.c), unless a hard link keeps them going.
+        """
+        place = self.numbers.index(number)
+        if place < self.skipping and not self.hard[place]:
+            return (*self.numbers[:place], *self.numbers[place + 1 :], number)
+        return (*self.numbers[: min(place, self.skipping)], number)
+
+
+class InFlight:
+    """The table of one ring. Its length counts operations whose terminal CQE is still to come."""
+
+    __slots__ = ("chains", "ended", "entries", "shared")
+
+    def __init__(self) -> None:
+        self.entries: dict[int, Record] = {}
+        self.shared: dict[int, _Shared] = {}
+        self.chains: dict[int, Chain] = {}
+        self.ended: tuple[int, list[int], list[int] | None] | None = None
+        """(place of the first CQE, user_data, flags or None if all are plain), not yet retired."""
+
+    def __len__(self) -> int:
+        groups = self.shared.values()
+        return len(self.entries) + sum(len(g.records) - len(g.finished) for g in groups)
+
+    def __contains__(self, record: Record) -> bool:
+        group = self.shared.get(record[0])
+        if group is not None:
+            return id(record) in group.records
+        return self.entries.get(record[0]) is record
+
+    def numbers(self) -> list[int]:
+        """Every user_data in flight."""
+        return [*self.entries, *self.shared]
+
+    def add(self, records: Sequence[Record]) -> None:
+        """Enter records; those that are in already stay in."""
+        self.retire()
+        fresh = {record[0]: record for record in records}
+        if (
+            len(fresh) == len(records)
+            and self.entries.keys().isdisjoint(fresh)
+            and (not self.shared or self.shared.keys().isdisjoint(fresh))
+        ):
+            self.entries.update(fresh)
+            return
+        for record in records:
+            self._add(record)
+
+    def _add(self, record: Record) -> None:
+        number = record[0]
+        if record in self:
+            return
+        known = self.entries.get(number)
+        if number in self.shared:
+            self.shared[number].add(record)
+        elif known is None:
+            self.entries[number] = record
+        else:
+            group = _Shared(known)
+            group.add(record)
+            self.shared[number] = group
+            del self.entries[number]
+
+    def discard(self, record: Record) -> None:
+        """Take out a record whose SQE the kernel has not seen and never will."""
+        if record not in self:
+            return
+        self.chains.pop(record[0], None)
+        group = self.shared.get(record[0])
+        if group is None:
+            del self.entries[record[0]]
+            return
+        del group.records[id(record)]
+        if len(group.records) <= len(group.finished):
+            del self.shared[record[0]]
+
+    def look_up(self, numbers: list[int]) -> list[Subject]:
+        """Say what each CQE is of. Changes nothing."""
+        if not self.shared:
+            get = self.entries.get
+            return [record[2] for record in map(get, numbers, itertools.repeat(UNKNOWN))]
+        return [
+            self.shared[number].subject
+            if number in self.shared
+            else self.entries.get(number, UNKNOWN)[2]
+            for number in numbers
+        ]
+
+    def retire(self) -> None:
+        """
+        Let go of what `ended` says has ended.
+
+        Every check that `ended` is still ours stands right before the call that changes the table:
+        CPython runs signal handlers after calls and not between the two, so a handler that came
+        back into the ring and retired all of this is noticed.
+        """
+        ended = self.ended
+        if ended is None:
+            return
+        first, numbers, flags = ended
+        if flags is None and not self.shared and not self.chains:
+            popped = map(self.entries.pop, numbers, itertools.repeat(None))
+            if self.ended is not ended:
+                return
+            list(popped)  # a list, so that no destructor runs in the middle
+        else:
+            for place, number in enumerate(numbers, first):
+                if flags is not None and flags[place - first] & _MORE:
+                    continue
+                for each in self._ended_by(number):
+                    if self.ended is not ended:
+                        return
+                    self._end(each, place)
+        if self.ended is ended:
+            self.ended = None
+
+    def _ended_by(self, number: int) -> Iterable[int]:
+        chain = self.chains.get(number)
+        if chain is None:
+            return (number,)
+        # A member that ended before may have left its number to an operation outside the chain.
+        return [each for each in chain.ended_by(number) if self.chains.get(each) is chain]
+
+    def _end(self, number: int, place: int) -> None:
+        self.chains.pop(number, None)
+        group = self.shared.get(number)
+        if group is None:
+            self.entries.pop(number, None)
+            return
+        group.finished.add(place)
+        if len(group.finished) >= len(group.records):
+            self.shared.pop(number, None)
+
+    # ---- chains whose operations skip their CQE ----
+
+    def chain_skips(self, records: Sequence[Record]) -> dict[int, Chain]:
+        """
+        The chains in `records` that have skipping operations, by the user_data of each member.
+
+        Raises:
+            ValueError: nothing in the chain would say that a skipping operation has ended ->
+                let an operation that posts stand behind it, in the same `queue_all()`.
+        """
+        found: dict[int, Chain] = {}
+        start = 0
+        for stop, record in enumerate(records, 1):
+            if is_linked(record) and stop < len(records):
+                continue
+            members, start = records[start:stop], stop
+            if any(map(skips, members)):
+                chain = self._chain(members, is_open=is_linked(record))
+                found.update(dict.fromkeys(chain.numbers, chain))
+        return found
+
+    def _chain(self, members: Sequence[Record], *, is_open: bool) -> Chain:
+        flags = [record[1][1] for record in members]
+        skipping = sum(1 for flag in flags if flag & _SKIP)
+        # A LinkTimeout posts when its time is over: that says nothing of the one before it.
+        timed = any(record[1][0] == Opcode.LINK_TIMEOUT for record in members)
+        if timed or is_open or flags[-1] & _SKIP or any(flag & _SKIP for flag in flags[skipping:]):
+            raise ValueError(
+                "an operation with CQE_SKIP_SUCCESS says nothing when it succeeds, so its memory"
+                " could never be freed: put such operations first in a chain that ends with one"
+                " that posts, without a LinkTimeout, and queue all of it with one queue_all()"
+            )
+        numbers = tuple(record[0] for record in members)
+        if (
+            len(set(numbers)) < len(numbers)
+            or any(n in self.entries for n in numbers)
+            or (any(n in self.shared or n in self.chains for n in numbers))
+        ):
+            raise ValueError(
+                "in a chain with CQE_SKIP_SUCCESS every operation needs a user_data of its own,"
+                " which nothing in flight shares"
+            )
+        return Chain(numbers, skipping, tuple(bool(flag & _HARD) for flag in flags))

@@ -1,0 +1,236 @@
+"""
+What the kernel may touch, as pins.
+
+Every function turns a Python value into (pin, address, ...): the address goes into an SQE, and the
+memory behind it stays where it is as long as the pin is referenced. A pin of a caller's buffer is
+a buffer export, so resizing a bytearray or closing an mmap under the kernel's hands raises
+BufferError there and then. This is the only file that takes addresses.
+"""
+
+import math
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING, Final
+
+from uring._ffi import ffi, lib
+from uring.sqe import UINT32_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from typing_extensions import Buffer
+
+    from uring._uring import CData
+
+PathLike = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+Address = tuple[str, int] | tuple[str, int, int, int] | str | bytes
+"""A socket address as the socket module has it: AF_INET, AF_INET6, AF_UNIX."""
+
+IOV_MAX: Final = 1024
+"""How many parts one vectored read or write takes (UIO_MAXIOV in linux/uio.h)."""
+
+_BYTES: Final = ffi.typeof("char[]")
+_from_buffer: Final = ffi.from_buffer
+_address: Final = lib.uring_address
+
+
+def address_of(pin: "CData") -> int:
+    """The address of pinned memory."""
+    return _address(pin)
+
+
+def readable(buffer: "Buffer") -> "tuple[CData, int, int]":
+    """Pin memory that the kernel reads: (pin, address, length)."""
+    try:
+        pin = _from_buffer(_BYTES, buffer)
+    except (TypeError, ValueError, BufferError) as error:
+        raise _refusal(buffer, writable=False) from error
+    length = len(pin)
+    if length > UINT32_MAX:
+        raise _too_long(length)
+    return pin, _address(pin), length
+
+
+def writable(buffer: "Buffer") -> "tuple[CData, int, int]":
+    """Pin memory that the kernel writes: (pin, address, length)."""
+    try:
+        pin = _from_buffer(_BYTES, buffer, True)  # noqa: FBT003 - a keyword costs 150 ns here
+    except (TypeError, ValueError, BufferError) as error:
+        raise _refusal(buffer, writable=True) from error
+    length = len(pin)
+    if length > UINT32_MAX:
+        raise _too_long(length)
+    return pin, _address(pin), length
+
+
+def _too_long(length: int) -> ValueError:
+    return ValueError(
+        f"the buffer has {length} bytes, but one operation moves at most {UINT32_MAX}:"
+        " pass a slice of memoryview(buffer)"
+    )
+
+
+def _refusal(buffer: object, *, writable: bool) -> Exception:
+    wanted = "a writable bytes-like object" if writable else "a bytes-like object"
+    try:
+        view = memoryview(buffer)  # type: ignore[arg-type]  # to learn what is wrong with it
+    except (TypeError, ValueError, BufferError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        return kind(f"the buffer must be {wanted}, not {type(buffer).__name__} ({error})")
+    with view:
+        if not view.c_contiguous:
+            return ValueError("the buffer must be C-contiguous: a strided view cannot be lent")
+        if writable and view.readonly:
+            return TypeError(
+                f"the kernel writes into the buffer: it must be {wanted},"
+                f" not read-only {type(buffer).__name__}"
+            )
+    return TypeError(f"the buffer must be {wanted}, not {type(buffer).__name__}")
+
+
+def iovecs(buffers: "Iterable[Buffer]", *, write: bool) -> tuple[object, int, int]:
+    """Pin buffers and an array of struct iovec over them: (pins, address, count)."""
+    if isinstance(buffers, bytes | bytearray | memoryview | str):
+        raise TypeError(f"buffers must be a sequence of buffers, not one {type(buffers).__name__}")
+    parts = [writable(buffer) if write else readable(buffer) for buffer in buffers]
+    if len(parts) > IOV_MAX:
+        raise ValueError(f"one operation takes at most {IOV_MAX} buffers, not {len(parts)}")
+    numbers = [number for _, *pair in parts for number in pair]
+    array = struct.pack(f"={len(numbers)}Q", *numbers)
+    pin, address, _ = readable(array)
+    return (pin, array, parts), address, len(parts)
+
+
+def path(name: PathLike) -> "tuple[CData, int]":
+    """Pin a path as a C string: (pin, address)."""
+    encoded = os.fsencode(name)
+    if b"\0" in encoded:
+        raise ValueError(f"the path {name!r} has a null byte in it")
+    pin, address, _ = readable(encoded + b"\0")
+    return pin, address
+
+
+def timespec(seconds: float) -> "tuple[CData, int]":
+    """Pin a struct __kernel_timespec: (pin, address)."""
+    whole, fraction = divmod(nanoseconds(seconds), 1_000_000_000)
+    pin, address, _ = readable(struct.pack("=qq", whole, fraction))
+    return pin, address
+
+
+def nanoseconds(seconds: float) -> int:
+    """Seconds as whole nanoseconds, rounded up, so that nothing ends before its time."""
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise TypeError(f"a time in seconds must be an int or a float, not {seconds!r}")
+    if not 0 <= seconds < 2**33:  # also refuses NaN; 2**33 s are 272 years and fit 64 bits
+        raise ValueError(f"a time in seconds must be in 0..2**33, not {seconds!r}")
+    return math.ceil(seconds * 1_000_000_000)
+
+
+# ---- socket addresses: struct sockaddr_in, sockaddr_in6, sockaddr_un ----
+
+_UNIX_PATH_MAX: Final = 108
+_SOCKADDR_MAX: Final = 128  # struct sockaddr_storage
+_INET: Final = struct.Struct("=H2s4s8x")
+_INET6: Final = struct.Struct("=H2s4s16sI")
+
+
+def sockaddr(address: Address) -> "tuple[CData, int, int]":
+    """Pin a socket address as the kernel has it: (pin, address, length)."""
+    return readable(encode_sockaddr(address))
+
+
+def encode_sockaddr(address: Address) -> bytes:
+    """The bytes of a socket address; its shape tells the family."""
+    if isinstance(address, str | bytes):
+        return _encode_unix(os.fsencode(address))
+    if not isinstance(address, tuple) or len(address) not in {2, 4}:
+        raise TypeError(
+            "a socket address is (host, port), (host, port, flowinfo, scope_id) or a path,"
+            f" not {address!r}"
+        )
+    host, port, *rest = address
+    if not isinstance(host, str) or not all(isinstance(n, int) for n in (port, *rest)):
+        raise TypeError(f"a host is a str and a port an int, not {address!r}")
+    if not 0 <= port <= 65535:
+        raise ValueError(f"a port is in 0..65535, not {port}")
+    big_port = port.to_bytes(2, "big")
+    if len(address) == 2 and ":" not in host:
+        return _INET.pack(socket.AF_INET, big_port, _inet_host(host))
+    return _encode_inet6(host, big_port, *rest)
+
+
+def _encode_unix(name: bytes) -> bytes:
+    abstract = name.startswith(b"\0")
+    if not abstract and b"\0" in name:
+        raise ValueError(f"the socket path {name!r} has a null byte in it")
+    if len(name) + (not abstract) > _UNIX_PATH_MAX:
+        raise ValueError(f"a socket path has at most {_UNIX_PATH_MAX - 1} bytes, not {len(name)}")
+    return struct.pack("=H", socket.AF_UNIX) + name + (b"" if abstract else b"\0")
+
+
+def _inet_host(host: str) -> bytes:
+    if host == "":
+        return bytes(4)
+    if host == "<broadcast>":
+        return b"\xff" * 4
+    return _numeric(socket.AF_INET, host)
+
+
+def _encode_inet6(host: str, port: bytes, flowinfo: int = 0, scope_id: int = 0) -> bytes:
+    host, _, zone = host.partition("%")
+    packed = _numeric(socket.AF_INET6, host or "::")
+    if zone:
+        scope_id = int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)
+    if not 0 <= flowinfo < 2**20 or not 0 <= scope_id <= UINT32_MAX:
+        raise ValueError("flowinfo must be in 0..0xfffff and scope_id in 0..0xffffffff")
+    return _INET6.pack(socket.AF_INET6, port, flowinfo.to_bytes(4, "big"), packed, scope_id)
+
+
+def _numeric(family: int, host: str) -> bytes:
+    try:
+        return socket.inet_pton(family, host)
+    except OSError:
+        raise ValueError(
+            f"{host!r} is not a numeric address; a name takes a blocking look-up: resolve it first"
+            " with socket.getaddrinfo()"
+        ) from None
+
+
+def decode_sockaddr(encoded: bytes) -> Address | None:
+    """A socket address as the socket module would return it; None when there is none."""
+    if len(encoded) < 2:
+        return None
+    (family,) = struct.unpack_from("=H", encoded)
+    if family == socket.AF_INET:
+        _, port, host = _INET.unpack_from(encoded)
+        return socket.inet_ntop(family, host), int.from_bytes(port, "big")
+    if family == socket.AF_INET6:
+        _, port, flowinfo, host, scope_id = _INET6.unpack_from(encoded)
+        numbers = int.from_bytes(port, "big"), int.from_bytes(flowinfo, "big"), scope_id
+        return socket.inet_ntop(family, host), *numbers
+    if family == socket.AF_UNIX:
+        name = encoded[2:]
+        return name if name.startswith(b"\0") else os.fsdecode(name.partition(b"\0")[0])
+    return encoded
+
+
+class SockaddrRoom:
+    """
+    Room for an address that the kernel writes: a socklen_t and a sockaddr_storage.
+
+    Belongs to one operation in flight; the decoded address is the caller's.
+    """
+
+    __slots__ = ("_memory", "address", "length_address")
+
+    def __init__(self) -> None:
+        memory = bytearray(struct.pack("=I", _SOCKADDR_MAX).ljust(8 + _SOCKADDR_MAX, b"\0"))
+        self._memory, self.length_address, _ = writable(memory)
+        self.address = self.length_address + 8
+
+    def decode(self) -> Address | None:
+        """The address that the kernel wrote."""
+        memory = bytes(ffi.buffer(self._memory))
+        (length,) = struct.unpack_from("=I", memory)
+        return decode_sockaddr(memory[8 : 8 + length])

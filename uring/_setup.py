@@ -1,0 +1,177 @@
+"""
+From the arguments of `Ring()` to a mapped ring, or to an error that says what is wrong with them.
+
+What the kernel would answer with a bare EINVAL is refused here, by name, before any C runs; what
+only the kernel can know becomes a SetupError with its reason.
+"""
+
+import errno
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from uring._ffi import ffi, lib
+from uring.errors import UnsupportedError, UnsupportedSetupError, call_error
+from uring.flags import Features, SetupFlags
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from uring._uring import CData
+
+ENTRIES_MAX: Final = 32768  # IORING_MAX_ENTRIES in io_uring/io_uring.h
+CQ_ENTRIES_MAX: Final = 2 * ENTRIES_MAX
+
+_F = SetupFlags
+# What a flag needs, and what it cannot stand with: io_uring_setup(2), io_uring_sanitise_params().
+_NEEDS: Final = (
+    (_F.SQ_AFF, _F.SQPOLL),
+    (_F.TASKRUN_FLAG, _F.COOP_TASKRUN | _F.DEFER_TASKRUN),
+    (_F.DEFER_TASKRUN, _F.SINGLE_ISSUER),
+    (_F.HYBRID_IOPOLL, _F.IOPOLL),
+)
+_EXCLUDES: Final = (
+    (_F.SQPOLL, _F.COOP_TASKRUN | _F.TASKRUN_FLAG | _F.DEFER_TASKRUN),
+    (_F.CQE32, _F.CQE_MIXED),
+    (_F.SQE128, _F.SQE_MIXED),
+)
+_BY_ARGUMENT: Final = (
+    (_F.CQSIZE, "cq_entries"),
+    (_F.SQ_AFF, "sq_thread_cpu"),
+    (_F.ATTACH_WQ, "attach_wq"),
+)
+_NOT_DRIVEN: Final = _F.CQE_MIXED | _F.SQE_MIXED | _F.NO_MMAP | _F.REGISTERED_FD_ONLY | _F.SQ_REWIND
+
+
+@attrs.frozen
+class RingParams:
+    """
+    What the kernel granted at setup.
+
+    Source: struct io_uring_params in linux/io_uring.h, without the offsets.
+    """
+
+    sq_entries: int
+    cq_entries: int
+    flags: SetupFlags
+    sq_thread_cpu: int
+    sq_thread_idle_ms: int
+    features: Features
+    wq_fd: int
+
+
+def check_entries(entries: int) -> None:
+    """Refuse a size that the kernel would refuse, or would silently round up."""
+    if not isinstance(entries, int) or isinstance(entries, bool):
+        raise TypeError(f"entries must be an int, not {entries!r}")
+    if 1 <= entries <= ENTRIES_MAX and entries & (entries - 1) == 0:
+        return
+    valid = min(max(1, 1 << max(entries - 1, 0).bit_length()), ENTRIES_MAX)
+    raise ValueError(
+        f"entries must be a power of two from 1 to {ENTRIES_MAX}, not {entries}; use {valid}"
+    )
+
+
+def check_flags(flags: SetupFlags, given: "Mapping[str, object]") -> SetupFlags:
+    """Refuse combinations that cannot work; add the flags that the other arguments imply."""
+    if not isinstance(flags, int) or isinstance(flags, bool):
+        raise TypeError(f"flags must be SetupFlags, not {flags!r}")
+    flags = SetupFlags(flags)
+    for flag, argument in _BY_ARGUMENT:
+        if given[argument] is not None:
+            flags |= flag
+        elif flags & flag:
+            raise ValueError(f"{flag!r} is set by passing {argument}")
+    if given["sq_thread_idle_ms"] is not None and not flags & _F.SQPOLL:
+        raise ValueError("sq_thread_idle_ms needs SetupFlags.SQPOLL")
+    for flag, needed in _NEEDS:
+        if flags & flag and not flags & needed:
+            raise ValueError(f"{flag!r} needs {needed!r}")
+    for flag, excluded in _EXCLUDES:
+        if flags & flag and flags & excluded:
+            raise ValueError(f"{flag!r} cannot stand with {flags & excluded!r}")
+    if flags & _NOT_DRIVEN:
+        raise UnsupportedError(
+            errno.EOPNOTSUPP, f"this version of uring does not drive {flags & _NOT_DRIVEN!r}"
+        )
+    known = SetupFlags(sum(SetupFlags))
+    if flags & ~known:
+        raise ValueError(f"flags has bits that no kernel knows: {int(flags & ~known):#x}")
+    return flags
+
+
+def check_range(name: str, value: int, low: int, high: int) -> int:
+    """Return `value`, an int from `low` to `high`."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, not {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be in {low}..{high}, not {value}")
+    return value
+
+
+def setup(
+    entries: int,
+    flags: SetupFlags,
+    *,
+    cq_entries: int | None,
+    sq_thread_cpu: int | None,
+    sq_thread_idle_ms: int | None,
+    wq_fd: int | None,
+) -> "tuple[CData, RingParams]":
+    """Make a ring and map it: (the shim's struct, what the kernel granted)."""
+    check_entries(entries)
+    given = {
+        "cq_entries": cq_entries,
+        "sq_thread_cpu": sq_thread_cpu,
+        "sq_thread_idle_ms": sq_thread_idle_ms,
+        "attach_wq": wq_fd,
+    }
+    flags = check_flags(flags, given)
+    params = ffi.new("struct uring_params *")
+    params.flags = flags
+    if cq_entries is not None:
+        params.cq_entries = check_range("cq_entries", cq_entries, entries, CQ_ENTRIES_MAX)
+    if sq_thread_cpu is not None:
+        params.sq_thread_cpu = check_range("sq_thread_cpu", sq_thread_cpu, 0, 2**31 - 1)
+    if sq_thread_idle_ms is not None:
+        # 0 would mean the kernel's default of one second, not "never idle".
+        params.sq_thread_idle = check_range("sq_thread_idle_ms", sq_thread_idle_ms, 1, 2**31 - 1)
+    if wq_fd is not None:
+        params.wq_fd = wq_fd
+    # The struct owns the descriptor and the mappings from the first moment: an exception in here,
+    # Ctrl-C included, leaves them to its destructor.
+    ring = ffi.gc(ffi.new("struct uring *"), lib.uring_exit)
+    error = lib.uring_setup(ring, entries, params)
+    if error < 0:
+        raise call_error("io_uring_setup", -error, detail=_detail(-error, flags, sq_thread_cpu))
+    error = lib.uring_map(ring, params)
+    if error == -errno.EOPNOTSUPP:
+        raise UnsupportedSetupError(
+            errno.EOPNOTSUPP,
+            "this kernel lacks IORING_FEAT_SINGLE_MMAP: uring needs Linux 5.4 for it, and 5.6 for"
+            " most operations",
+        )
+    if error < 0:
+        raise call_error("mmap of the ring", -error)
+    return ring, _granted(params)
+
+
+def _granted(params: "CData") -> RingParams:
+    return RingParams(
+        params.sq_entries,
+        params.cq_entries,
+        SetupFlags(params.flags),
+        params.sq_thread_cpu,
+        params.sq_thread_idle,
+        Features(params.features),
+        params.wq_fd,
+    )
+
+
+def _detail(error: int, flags: SetupFlags, sq_thread_cpu: int | None) -> str:
+    if error != errno.EINVAL:
+        return ""
+    lines = [f"{flag!r} needs Linux {flag.since}" for flag in flags if flag.since != "5.1"]
+    if sq_thread_cpu is not None:
+        lines.append(f"sq_thread_cpu {sq_thread_cpu} must be a processor that is online")
+    return "the kernel lacks something that was asked for: " + ", ".join(lines) if lines else ""

@@ -1,0 +1,262 @@
+"""
+The submission side: from an operation to an SQE that the kernel has taken.
+
+`_pending` is a list whose item 0 is the tail of the submission queue that the first record behind
+it belongs to, so that trimming what was placed is one slice assignment: whole, or not done at all.
+Appending takes no lock; that can put as many records too many into the list as there are threads
+in the middle of `queue()`, which `_submit` puts up with.
+"""
+
+import errno
+import itertools
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final, cast
+
+from uring._core import Core
+from uring._ffi import lib
+from uring._inflight import Record, is_linked
+from uring._setup import RingParams, check_range
+from uring.completions import Answer
+from uring.errors import SubmissionQueueFull
+from uring.flags import SetupFlags, SQEFlags
+from uring.sqe import UINT32_MAX, UINT64_MAX, Queueable
+
+if TYPE_CHECKING:
+    from uring._uring import CData
+
+_ANOTHER_WAS_FASTER: Final = -errno.ESTALE
+_NO_ROOM: Final = -errno.ENOSPC
+_SKIP: Final = int(SQEFlags.CQE_SKIP_SUCCESS)
+
+
+class SubmissionSide(Core):
+    """Queueing and submitting."""
+
+    def __init__(self, shim: "CData", params: RingParams) -> None:
+        super().__init__(shim, params)
+        self._pending: list[object] = [0]
+        self._room = params.sq_entries  # as many may be pending without asking the kernel
+        self._next_user_data = itertools.count(2**63).__next__
+
+    def sq_ready(self) -> int:
+        """Return how many operations are queued that the kernel has not taken yet."""
+        with self._lock:
+            counters = self._trim()
+            published = (counters.sq_tail - counters.sq_head) & UINT32_MAX
+            return int(published) + len(self._pending) - 1
+
+    def queue(self, op: Queueable, *, user_data: int | None = None) -> int:
+        """
+        Queue an operation; do not submit it.
+
+        From here to its terminal completion the ring holds the operation and pins its memory.
+
+        Args:
+            op: an operation, or an `SQE`.
+            user_data: the number that its completions carry, 0..2**64 - 1; None takes the
+                operation's own, or else the next number from 2**63 upwards, never used twice.
+
+        Returns:
+            The user_data.
+
+        Raises:
+            SubmissionQueueFull: there is no room -> submit, and queue it again.
+            ValueError, TypeError: the operation cannot be encoded -> the message says why. The
+                ring is as it was.
+            RingClosedError: the ring is closed.
+        """
+        if self._refusal is not None or self._owner is not None:
+            self._check_use()
+        record = self._record(op, user_data)
+        if record[1][1] & _SKIP:
+            self._in_flight.chain_skips([record])  # raises: it stands alone
+        if self._in_flight.chains:
+            self._check_unshared(record)
+        if len(self._pending) > self._room:
+            self._make_room(1)
+        self._pending.append(record)
+        if self._refusal is not None:  # closed meanwhile: it will never be submitted
+            self._check_open()
+        return record[0]
+
+    def queue_all(self, ops: Iterable[Queueable]) -> list[int]:
+        """
+        Queue operations in order, all or none; do not submit them.
+
+        What is linked in `ops` is submitted as one chain, whatever other threads do meanwhile.
+
+        Returns:
+            The user_data of each.
+
+        Raises:
+            SubmissionQueueFull: not all of them fit -> submit, and queue them again; never, when
+                there are more than `entries`.
+            ValueError, TypeError: one of them cannot be encoded. Nothing was queued.
+            RingClosedError: the ring is closed.
+        """
+        self._check_use()
+        records = [self._record(op, None) for op in ops]
+        with self._lock:
+            if len(records) > self._params.sq_entries:
+                raise SubmissionQueueFull(
+                    f"{len(records)} operations never fit in {self._params.sq_entries} entries:"
+                    " queue fewer at once, or make the ring with more entries"
+                )
+            if len(self._pending) - 1 + len(records) > self._room:
+                self._make_room(len(records))
+            self._enter_chains(records)
+            self._pending.extend(records)
+        self._check_open()
+        return [record[0] for record in records]
+
+    def _record(self, op: Queueable, user_data: int | None) -> Record:
+        if not isinstance(op, Queueable):
+            what = "a class: make an instance of it" if isinstance(op, type) else type(op).__name__
+            raise TypeError(f"the ring queues operations and SQEs, not {what}")
+        encoded, pins = op._encode()  # noqa: SLF001 - the ring's half of this very protocol
+        if user_data is None:
+            user_data = op.user_data
+        if user_data is None:
+            user_data = self._next_user_data()
+        elif user_data.__class__ is not int or not 0 <= user_data <= UINT64_MAX:
+            user_data = int(check_range("user_data", user_data, 0, UINT64_MAX))
+        if pins is not None and op._keeps_memory:  # noqa: SLF001
+            return user_data, encoded, Answer(op, pins), pins
+        return user_data, encoded, op, pins
+
+    def _enter_chains(self, records: Sequence[Record]) -> None:
+        chains = self._in_flight.chain_skips(records)
+        pending = self._records()
+        if chains:
+            if pending and is_linked(pending[-1]):
+                raise ValueError(
+                    "the operation queued last is linked to this chain, which has"
+                    " CQE_SKIP_SUCCESS: queue the whole chain with one queue_all()"
+                )
+            if any(record[0] in chains for record in pending):
+                raise ValueError("a user_data of a chain with CQE_SKIP_SUCCESS is pending already")
+            self._in_flight.chains.update(chains)
+        elif self._in_flight.chains:
+            for record in records:
+                self._check_unshared(record)
+
+    def _check_unshared(self, record: Record) -> None:
+        if record[0] in self._in_flight.chains:
+            raise ValueError(
+                f"user_data {record[0]:#x} is in use by a chain with CQE_SKIP_SUCCESS, whose"
+                " numbers cannot be shared: wait for its completion, or use another"
+            )
+
+    def _make_room(self, count: int) -> None:
+        with self._lock:
+            counters = self._trim()
+            unconsumed = (counters.sq_tail - counters.sq_head) & UINT32_MAX
+            self._room = self._params.sq_entries - int(unconsumed)
+            if len(self._pending) - 1 + count > self._room:
+                raise SubmissionQueueFull(
+                    f"the submission queue of {self._params.sq_entries} entries has"
+                    f" {self._room - len(self._pending) + 1} free, {count} needed: submit() first"
+                )
+
+    def submit(self) -> int:
+        """
+        Submit all that is queued; do not wait.
+
+        An operation that the kernel refuses outright gets a completion that says so, and those
+        behind it are submitted all the same. With SQPOLL the kernel's thread takes them in its own
+        time, and is woken when it sleeps.
+
+        Returns:
+            How many the kernel took (with SQPOLL: how many were handed to it).
+
+        Raises:
+            EnterError: the kernel takes no more for now -> copy completions out and submit again;
+                nothing is lost.
+            RingClosedError: the ring is closed.
+        """
+        self._check_use()
+        return self._submit() & UINT32_MAX
+
+    def _submit(self) -> int:
+        """Hand over what is pending: (CQEs ready << 32 | SQEs taken)."""
+        taken = 0
+        while True:
+            tail, records = self._snapshot()
+            count = len(records)
+            result = self._place(tail, records)
+            if result == _NO_ROOM:
+                # The kernel would not take what is there, or threads queued past the end at the
+                # same moment: get rid of the former, then go on with as much as there is room for.
+                result = lib.uring_submit(self._shim, tail, b"", b"", 0)
+                if result >= 0:
+                    taken += result & UINT32_MAX
+                    records = records[: self._fitting(records)]
+                    result = self._place(tail, records)
+            if result >= 0:
+                self._trim_placed(tail, len(records))
+                taken += result & UINT32_MAX
+                if len(records) == count:
+                    return result & ~UINT32_MAX | taken
+                continue
+            with self._lock:
+                self._trim()
+            if result not in {_ANOTHER_WAS_FASTER, _NO_ROOM}:
+                self._room = 0
+                self._fail("io_uring_enter", result)
+
+    def _place(self, tail: int, records: list[Record]) -> int:
+        """Enter records in the table, place their SQEs, submit: as `uring_submit` returns."""
+        if not records:
+            return lib.uring_submit(self._shim, tail, b"", b"", 0)
+        with self._lock:
+            self._in_flight.add(records)
+        if self._params.flags & SetupFlags.SQPOLL:
+            self._room = 0  # from here on only the kernel knows
+        sqes = b"".join([record[1] for record in records])
+        numbers = array("Q", [record[0] for record in records]).tobytes()
+        return lib.uring_submit(self._shim, tail, sqes, numbers, len(records))
+
+    def _fitting(self, records: Sequence[Record]) -> int:
+        """How many of the first records fit without cutting a chain, unless it would never fit."""
+        counters = self._counters()
+        entries = self._params.sq_entries
+        room = entries - int((counters.sq_tail - counters.sq_head) & UINT32_MAX)
+        whole = min(room, len(records))
+        while 0 < whole < len(records) and is_linked(records[whole - 1]):
+            whole -= 1
+        return whole if whole or room < entries else room
+
+    def _trim_placed(self, tail: int, count: int) -> None:
+        lock = self._lock
+        lock.acquire()
+        try:
+            pending = self._pending
+            if pending[0] == tail:
+                pending[0 : count + 1] = [(tail + count) & UINT32_MAX]
+        finally:
+            lock.release()
+
+    def _trim(self) -> "CData":
+        """Drop from the pending what the shim has placed: the counters. The lock is held."""
+        counters = self._counters()
+        placed = (counters.sq_tail - self._snapshot()[0]) & UINT32_MAX
+        if placed:
+            self._pending[0 : placed + 1] = [int(counters.sq_tail)]
+        return counters
+
+    def _snapshot(self) -> tuple[int, list[Record]]:
+        """The tail and the records that go there: one slice, for the two belong together."""
+        tail, *records = self._pending[:]
+        return cast("int", tail), cast("list[Record]", records)
+
+    def _records(self) -> list[Record]:
+        return self._snapshot()[1]
+
+    def _tail(self) -> int:
+        return int(self._counters().sq_tail)
+
+    def _pending_count(self) -> int:
+        with self._lock:
+            self._trim()
+            return len(self._pending) - 1

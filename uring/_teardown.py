@@ -1,0 +1,70 @@
+"""
+What happens to rings that nobody closes: dropped, left open at exit, or inherited by a fork.
+
+The rings that are open are known here by weak reference. What cannot be taken back from the kernel
+in bounded time is kept for ever, for memory that is lost is better than memory that is overwritten.
+"""
+
+import atexit
+import ctypes
+import os
+import sys
+import weakref
+from typing import Final, Protocol
+
+CLOSE_SECONDS: Final = 30.0
+"""How long `Ring.close()` may take: an fsync on a slow disk cannot be cancelled."""
+
+DROP_SECONDS: Final = 1.0
+"""How long a dropped ring may hold up the collector, or the exit of the interpreter."""
+
+
+class Doomed(Protocol):
+    """What a ring does when its end comes from outside."""
+
+    def _abandon(self, why: str) -> None: ...
+    def _die_in_child(self) -> None: ...
+
+
+_open: Final[dict[int, weakref.ref[Doomed]]] = {}
+_kept: Final[list[object]] = []
+
+
+def watch(ring: Doomed) -> None:
+    """Remember an open ring."""
+    _open[id(ring)] = weakref.ref(ring)
+
+
+def forget(ring: Doomed) -> None:
+    """Forget a ring that is closed."""
+    _open.pop(id(ring), None)
+
+
+def keep_for_ever(memory: object) -> None:
+    """Keep `memory` until the process is gone, the end of the interpreter included."""
+    if not _kept and sys.implementation.name == "cpython":
+        # One reference that nobody gives back: the list outlives the modules at exit, when
+        # everything else is freed while the kernel may still be writing.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(_kept))
+    _kept.append(memory)
+
+
+def _open_rings() -> list[Doomed]:
+    return [
+        ring for ring in (reference() for reference in list(_open.values())) if ring is not None
+    ]
+
+
+def _at_exit() -> None:
+    for ring in _open_rings():
+        ring._abandon("was still open when the interpreter ended")  # noqa: SLF001 - see Doomed
+
+
+def _in_child() -> None:
+    for ring in _open_rings():
+        ring._die_in_child()  # noqa: SLF001 - see Doomed
+    _open.clear()
+
+
+atexit.register(_at_exit)
+os.register_at_fork(after_in_child=_in_child)

@@ -1,0 +1,232 @@
+"""
+What the kernel answered: `CQE`, one immutable record, and `Completions`, a batch of them.
+
+A `Completions` owns its bytes, so nothing that happens to the ring afterwards changes it. It makes
+a CQE only when one is looked at; the columns `user_data`, `res` and `flags` read the bytes without
+making any.
+"""
+
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from typing import Final, overload
+
+import attrs
+
+from uring.errors import operation_error
+from uring.flags import CQE_BUFFER_SHIFT, CQEFlags
+from uring.sqe import Queueable
+
+CQE_SIZE: Final = 16
+_BUFFER: Final = int(CQEFlags.BUFFER)
+_MORE: Final = int(CQEFlags.MORE)
+_NOTIF: Final = int(CQEFlags.NOTIF)
+
+
+@attrs.frozen
+class Answer:
+    """What stands behind a completion when the operation alone does not say it."""
+
+    operation: Queueable
+    memory: object = None
+    """What the kernel wrote for it, besides the caller's buffers."""
+    is_certain: bool = True
+    """False when several operations shared the user_data, so it may have been another of them."""
+
+
+@attrs.frozen(slots=False)
+class CQE:
+    """
+    One completion queue entry.
+
+    `res` is the kernel's raw result: what the operation's docstring says, or a negative errno.
+    `result()` gives the same as Python would: the operation's own type, or its OSError.
+    Two are equal when `user_data`, `res` and `flags` are.
+
+    Source: struct io_uring_cqe in linux/io_uring.h.
+    """
+
+    user_data: int
+    res: int
+    flags: int = 0
+    _subject: Queueable | Answer | None = attrs.field(
+        default=None, eq=False, repr=False, kw_only=True, alias="subject"
+    )
+    big_cqe: tuple[int, int] | None = attrs.field(default=None, eq=False, kw_only=True)
+    """The two extra words of a ring with SetupFlags.CQE32; None elsewhere."""
+
+    @property
+    def op(self) -> Queueable | None:
+        """
+        The operation that this completes, as it was queued.
+
+        None when the ring does not know: a number that was not queued here, or one that several
+        operations shared while they were in flight.
+        """
+        subject = self._subject
+        if isinstance(subject, Answer):
+            return subject.operation if subject.is_certain else None
+        return subject
+
+    @property
+    def more(self) -> bool:
+        """Whether further completions of the same operation follow. False on its terminal one."""
+        return bool(self.flags & _MORE)
+
+    @property
+    def buffer_id(self) -> int | None:
+        """The id of the provided buffer that holds the result, or None."""
+        return self.flags >> CQE_BUFFER_SHIFT if self.flags & _BUFFER else None
+
+    @property
+    def is_notification(self) -> bool:
+        """Whether this is the second completion of a zero-copy send: the memory is free."""
+        return bool(self.flags & _NOTIF)
+
+    @property
+    def error(self) -> OSError | None:
+        """
+        The operation's error, or None.
+
+        A failed operation gives the OSError subclass of its errno, with the operation as a note.
+        None for a success, for a notification, and for an outcome that is ordinary for its
+        operation, as ETIME is for a timeout.
+        """
+        res = self.res
+        if res >= 0 or self.is_notification:
+            return None
+        subject = self._subject
+        if subject is None:
+            return operation_error(-res, f"user_data {self.user_data:#x}")
+        if isinstance(subject, Answer):
+            subject = subject.operation
+        if -res in subject._ordinary:  # noqa: SLF001 - the operation's half of this very protocol
+            return None
+        return operation_error(-res, *subject._error_context(-res))  # noqa: SLF001
+
+    def result(self) -> object:
+        """
+        Return what the operation's docstring promises, or raise `error`.
+
+        A count for reads and writes, a descriptor for opens; None for a notification.
+        """
+        error = self.error
+        if error is not None:
+            raise error
+        if self.is_notification:
+            return None
+        subject = self._subject
+        if subject is None:
+            return self.res
+        if isinstance(subject, Answer):
+            return subject.operation._result(self.res, subject.memory)  # noqa: SLF001
+        return subject._result(self.res, None)  # noqa: SLF001
+
+    def __repr__(self) -> str:
+        name = errno.errorcode.get(-self.res, "") if self.res < 0 else ""
+        shown = f"{self.res} ({name})" if name else f"{self.res}"
+        op = f", op={self.op!r}" if self.op is not None else ""
+        return f"CQE(user_data={self.user_data:#x}, res={shown}, flags={self.flags:#x}{op})"
+
+
+class Completions(Sequence[CQE]):
+    """
+    An immutable batch of completions, in the order in which the ring held them.
+
+    A sequence of `CQE`, made when looked at. `user_data`, `res` and `flags` are memoryviews over
+    the same batch, one number per completion, without an object each.
+    """
+
+    __slots__ = ("_raw", "_size", "_subjects")
+
+    def __init__(
+        self,
+        raw: bytes = b"",
+        subjects: Sequence[Queueable | Answer | None] = (),
+        *,
+        cqe_size: int = CQE_SIZE,
+    ) -> None:
+        if len(raw) % cqe_size:
+            raise ValueError(f"raw must hold whole CQEs of {cqe_size} bytes, not {len(raw)} bytes")
+        self._raw = raw
+        self._subjects = subjects
+        self._size = cqe_size
+
+    @property
+    def user_data(self) -> memoryview:
+        """The `user_data` of each completion: unsigned 64-bit."""
+        return memoryview(self._raw).cast("Q")[:: self._size // 8]
+
+    @property
+    def res(self) -> memoryview:
+        """The raw result of each completion: signed 32-bit."""
+        return memoryview(self._raw).cast("i")[2 :: self._size // 4]
+
+    @property
+    def flags(self) -> memoryview:
+        """The `CQEFlags` of each completion: unsigned 32-bit."""
+        return memoryview(self._raw).cast("I")[3 :: self._size // 4]
+
+    def __len__(self) -> int:
+        return len(self._raw) // self._size
+
+    @overload
+    def __getitem__(self, index: int) -> CQE: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Completions": ...
+    def __getitem__(self, index: int | slice) -> "CQE | Completions":
+        if isinstance(index, slice):
+            size = self._size
+            chosen = range(*index.indices(len(self)))
+            if chosen.step == 1:
+                raw = self._raw[chosen.start * size : max(chosen.start, chosen.stop) * size]
+            else:
+                raw = b"".join(self._raw[i * size : (i + 1) * size] for i in chosen)
+            return Completions(raw, self._subjects[index], cqe_size=size)
+        place = range(len(self))[index]
+        words = memoryview(self._raw)[place * self._size : (place + 1) * self._size]
+        res, flags = words[8:16].cast("i")[0], words[12:16].cast("I")[0]
+        user_data, *rest = words.cast("Q")
+        big_cqe = (rest[1], rest[2]) if self._size > CQE_SIZE else None
+        subject = self._subjects[place] if self._subjects else None
+        return CQE(user_data, res, flags, subject=subject, big_cqe=big_cqe)
+
+    def __iter__(self) -> Iterator[CQE]:
+        if self._size > CQE_SIZE:
+            return map(self.__getitem__, range(len(self)))
+        return map(
+            _make_cqe,
+            self.user_data.tolist(),
+            self.res.tolist(),
+            self.flags.tolist(),
+            self._subjects or [None] * len(self),
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Completions):
+            return NotImplemented
+        return len(self) == len(other) and all(map(CQE.__eq__, self, other))
+
+    def __hash__(self) -> int:
+        return hash(self._raw)
+
+    def __repr__(self) -> str:
+        shown = [repr(cqe) for cqe in self[:8]]
+        rest = [f"... {len(self) - 8} more"] if len(self) > 8 else []
+        return f"Completions([{', '.join(shown + rest)}])"
+
+
+def _make_cqe(user_data: int, res: int, flags: int, subject: Queueable | Answer | None) -> CQE:
+    return CQE(user_data, res, flags, subject=subject)
+
+
+def close_descriptors(completions: Completions) -> None:
+    """Close what the operations in `completions` opened, for nobody else will."""
+    for cqe in completions:
+        subject = cqe._subject  # noqa: SLF001 - this file's own
+        operation = subject.operation if isinstance(subject, Answer) else subject
+        if operation is not None and cqe.res >= 0 and operation._makes_descriptor:  # noqa: SLF001
+            os.close(cqe.res)
+
+
+EMPTY: Final = Completions()

@@ -1,0 +1,120 @@
+"""
+What all operations share, so that one operation is its fields, where they go, and what it returns.
+
+An operation is a frozen value. Its `_encode` pins the memory that it lends, with the functions of
+`_memory`, and hands the SQE's fields to `_pack`; its docstring and `_result` say what the
+completion means. Everything else is here, once.
+"""
+
+from typing import Any, ClassVar, TypeVar, dataclass_transform
+
+import attrs
+
+from uring.flags import Opcode, SQEFlags
+from uring.sqe import NO_FLAGS, FileLike, Queueable, file_field, pack
+
+_T = TypeVar("_T")
+
+
+def _describe(buffer: object) -> str:
+    try:
+        return f"<{type(buffer).__name__} of {memoryview(buffer).nbytes} bytes>"  # type: ignore[arg-type]
+    except (TypeError, ValueError, BufferError):  # a wrong argument must still have a repr
+        return f"<{type(buffer).__name__}>"
+
+
+def lent() -> Any:
+    """Declare a field that holds a buffer: it compares by identity, and its repr is short."""
+    return attrs.field(eq=id, repr=_describe)
+
+
+def all_lent() -> Any:
+    """Declare a field that holds a sequence of buffers."""
+    return attrs.field(
+        eq=id,
+        converter=lambda buffers: tuple(buffers) if isinstance(buffers, list) else buffers,
+        repr=lambda buffers: f"<{type(buffers).__name__} of buffers>",
+    )
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(attrs.field, lent, all_lent))
+def operation(cls: type[_T]) -> type[_T]:
+    """
+    Make an operation class of its annotations.
+
+    Without slots: measured with seven fields, attrs then makes a frozen instance in 380 ns instead
+    of 630.
+    """
+    return attrs.frozen(slots=False, repr=False)(cls)
+
+
+@operation
+class Operation(Queueable):
+    """
+    One request to the kernel: an inert, immutable value, until a ring queues it.
+
+    The same value may be queued any number of times, also while it is in flight. Each class says
+    what its fields mean, what `CQE.res` is on success, and which kernel release has it.
+
+    Args:
+        user_data: the 64-bit number that its completions carry; None lets the ring draw one.
+        flags: `SQEFlags`, such as ASYNC or CQE_SKIP_SUCCESS; `linked()` and its like add to them.
+        personality: registered credentials to run under, 0..65535; 0 means the caller's own.
+    """
+
+    opcode: ClassVar[Opcode]
+    __attrs_attrs__: ClassVar[tuple[Any, ...]]
+
+    user_data: int | None = attrs.field(default=None, kw_only=True)
+    flags: SQEFlags = attrs.field(default=NO_FLAGS, kw_only=True)
+    personality: int = attrs.field(default=0, kw_only=True)
+
+    def __repr__(self) -> str:
+        """Show the operation as it would be written: what is at its default is left out."""
+        own = [field for field in attrs.fields(type(self)) if not field.kw_only]
+        options = [field for field in attrs.fields(type(self)) if field.kw_only]
+        shown = []
+        for field in (*own, *options):
+            value = getattr(self, field.name)
+            if (
+                field.eq_key is None
+                and field.default is not attrs.NOTHING
+                and value == field.default
+            ):
+                continue
+            text = field.repr(value) if callable(field.repr) else repr(value)
+            shown.append(f"{field.name}={text}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def _pack(
+        self,
+        fd: FileLike = 0,
+        *,
+        off: int = 0,
+        addr: int = 0,
+        len: int = 0,
+        op_flags: int = 0,
+        ioprio: int = 0,
+        buf_index: int = 0,
+        splice_fd_in: int = 0,
+        addr3: int = 0,
+    ) -> bytes:
+        flags: int = self.flags
+        if fd.__class__ is not int:
+            fd, fixed = file_field(fd)
+            flags = int(flags) | fixed
+        return pack(
+            self.opcode,
+            flags,
+            ioprio,
+            fd,
+            off,
+            addr,
+            len,
+            op_flags,
+            0,
+            buf_index,
+            self.personality,
+            splice_fd_in,
+            addr3,
+        )

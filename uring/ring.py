@@ -1,0 +1,408 @@
+"""
+A ring: queue -> submit -> wait -> copy out.
+
+Theory of operation
+-------------------
+
+`queue()` pins what the kernel will touch, encodes 64 bytes, and appends one record to a list: no
+call into C, no lock. `submit()` enters the records in the in-flight table, has the shim copy all of
+them into the submission queue in one call, and enters the kernel. `copy_cqes()` copies completions
+out in one call and retires what they end. Between the two the table holds every operation with its
+memory; nothing else does.
+
+Any thread may call anything, and so may a signal handler between any two calls that Python makes;
+a KeyboardInterrupt may leave from there. What keeps that sound:
+
+- One lock guards the table and the lists. It is never held in a system call that waits. It is
+  re-entrant, for the signal handlers.
+- Every step is made whole by a single store or a single call, and can be repeated:
+  * The list of pending records carries, as item 0, the tail of the submission queue that its first
+    record belongs to. Trimming it is one slice assignment. The shim places records only if the
+    tail is still there, so what two callers hand over at once is placed once.
+  * The place in the completion queue up to which we have read is ours (`_cq_head`); the shim makes
+    it the kernel's before each copy. A copy whose result was lost is made again. Storing the new
+    place, the completions (`_kept`) and what they end is one step without a call in it.
+- Closing seals the submission side in the shim, wakes who waits, cancels, and reaps until the table
+  is empty. Only then is memory given back.
+"""
+
+import contextlib
+import errno
+import threading
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+from uring import _teardown
+from uring._completion import CompletionSide, deadline_ns
+from uring._core import FORKED
+from uring._ffi import ffi, lib
+from uring._inflight import InFlight
+from uring._setup import RingParams, check_range, setup
+from uring._submission import SubmissionSide
+from uring._views import CompletionQueueView, SubmissionQueueView
+from uring.completions import close_descriptors
+from uring.errors import EnterError
+from uring.flags import Features, Opcode, RegisterOpcode, SetupFlags
+from uring.registry.cancel import sync_cancel_any
+from uring.registry.files import files_argument, update_argument
+from uring.sqe import SQE, UINT32_MAX, HasFileno
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+
+    from uring._uring import CData
+
+NO_SETUP_FLAGS: Final = SetupFlags(0)
+_WAIT_SLICE_NS: Final = 50_000_000  # how often a closing ring cancels what is still there, again
+
+
+class Ring(SubmissionSide, CompletionSide):
+    """
+    An io_uring: a submission queue and a completion queue shared with the kernel.
+
+    Use it as a context manager, or call `close()`. A ring may be used from any thread; one may wait
+    while others queue and submit. It belongs to the process that made it.
+
+    Args:
+        entries: the size of the submission queue, a power of two from 1 to 32768.
+        flags: `SetupFlags`.
+        cq_entries: the size of the completion queue, from `entries` to 65536, rounded up by the
+            kernel to a power of two; the default is twice `entries`. More completions than that
+            wait in the kernel; none is lost.
+        sq_thread_cpu: the processor that the SQPOLL thread is bound to.
+        sq_thread_idle_ms: after how many milliseconds without work the SQPOLL thread sleeps; the
+            kernel's default is 1000.
+        attach_wq: a ring whose worker threads (and SQPOLL thread) this one shares.
+
+    Lifetime: dropped open, it warns with ResourceWarning, cancels what is in flight, and keeps for
+        ever what it cannot take back.
+
+    Raises:
+        ValueError, TypeError: arguments that cannot work -> the message names them.
+        SetupError: the kernel refuses -> the message says why here, and what to do.
+        UnsupportedError: the kernel, or this version of `uring`, lacks what was asked for.
+
+    Kernel: 5.4. liburing: io_uring_queue_init_params(3).
+    """
+
+    def __init__(
+        self,
+        entries: int = 256,
+        *,
+        flags: SetupFlags = NO_SETUP_FLAGS,
+        cq_entries: int | None = None,
+        sq_thread_cpu: int | None = None,
+        sq_thread_idle_ms: int | None = None,
+        attach_wq: "Ring | int | None" = None,
+    ) -> None:
+        if isinstance(attach_wq, Ring):
+            attach_wq = attach_wq.fileno()
+        shim, params = setup(
+            entries,
+            flags,
+            cq_entries=cq_entries,
+            sq_thread_cpu=sq_thread_cpu,
+            sq_thread_idle_ms=sq_thread_idle_ms,
+            wq_fd=attach_wq,
+        )
+        super().__init__(shim, params)
+        self._closing_lock = threading.RLock()
+        self._sq_view = SubmissionQueueView(self._counters, self._pending_count)
+        self._cq_view = CompletionQueueView(self._counters)
+        _teardown.watch(self)
+
+    # ---- looking at it ----
+
+    @property
+    def fd(self) -> int:
+        """The ring's descriptor; -1 once the ring is closed."""
+        return self._fd
+
+    def fileno(self) -> int:
+        """
+        Return the descriptor, for poll(2) and the like: readable when completions are there.
+
+        Never so with DEFER_TASKRUN, which posts completions only when the ring is entered.
+
+        Raises:
+            RingClosedError: the ring is closed.
+        """
+        self._check_open()
+        return self._fd
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close()` was called, or the ring was left behind by a fork."""
+        return self._refusal is not None
+
+    @property
+    def params(self) -> RingParams:
+        """What the kernel granted at setup."""
+        return self._params
+
+    @property
+    def flags(self) -> SetupFlags:
+        """The setup flags that are in force."""
+        return self._params.flags
+
+    @property
+    def features(self) -> Features:
+        """What the kernel says that it can do."""
+        return self._params.features
+
+    @property
+    def sq(self) -> SubmissionQueueView:
+        """A read-only view of the submission queue."""
+        return self._sq_view
+
+    @property
+    def cq(self) -> CompletionQueueView:
+        """A read-only view of the completion queue."""
+        return self._cq_view
+
+    @property
+    def in_flight(self) -> int:
+        """How many operations were queued whose terminal completion was not copied out."""
+        if self._fd == -1:
+            return len(self._in_flight)
+        with self._lock:
+            self._trim()
+            waiting = [record for record in self._records() if record not in self._in_flight]
+            return len(self._in_flight) + len(waiting)
+
+    def __repr__(self) -> str:
+        if self._refusal is not None:
+            return f"<Ring closed: {self._refusal}>"
+        params = self._params
+        return (
+            f"<Ring fd={self._fd} entries={params.sq_entries}/{params.cq_entries}"
+            f" flags={params.flags!r} in_flight={self.in_flight}>"
+        )
+
+    # ---- submitting and waiting ----
+
+    def submit_and_wait(self, wait_nr: int = 1, *, timeout: float | None = None) -> int:
+        """
+        Submit all that is queued, and wait until `wait_nr` completions are there.
+
+        The wait runs without the GIL. Signal handlers run, and it goes on; Ctrl-C ends it, and the
+        ring stays usable. Without completions to come it lasts for ever.
+
+        Args:
+            wait_nr: how many completions must be ready, those that were before included.
+            timeout: in seconds; None waits without end. When the time is over it returns, too.
+
+        Returns:
+            How many operations were submitted.
+
+        Raises:
+            RingClosedError: the ring is closed, or was closed by another thread during the wait.
+            EnterError: as for `submit()`.
+        """
+        self._check_use()
+        check_range("wait_nr", wait_nr, 0, UINT32_MAX)
+        end_ns = deadline_ns(timeout)
+        submitted = self._submit()
+        if submitted >> 32 < wait_nr:
+            self._wait(wait_nr - len(self._kept), end_ns)
+        return submitted & UINT32_MAX
+
+    # ---- registering ----
+
+    def register_files(self, fds: "Iterable[int | HasFileno]") -> None:
+        """
+        Register files, so that operations can name them `Fixed(index)`, in the order given.
+
+        The kernel takes its own reference: the descriptors may be closed afterwards.
+
+        Args:
+            fds: descriptors or objects with `fileno()`; -1 leaves a slot empty.
+
+        Raises:
+            RegisterError: EBUSY, files are registered already -> unregister or update them; EBADF,
+                one is not open; EMFILE, more than RLIMIT_NOFILE.
+
+        Kernel: 5.1; empty slots 5.5. liburing: io_uring_register_files(3).
+        """
+        files, count = files_argument(fds)
+        self._register(RegisterOpcode.REGISTER_FILES, files, count)
+
+    def register_files_update(self, offset: int, fds: "Iterable[int | HasFileno]") -> int:
+        """
+        Replace registered files from slot `offset` on.
+
+        Operations in flight keep the file that they started with.
+
+        Args:
+            offset: the first slot, from 0.
+            fds: descriptors or objects with `fileno()`; -1 empties a slot, -2 leaves it alone.
+
+        Returns:
+            How many slots were updated.
+
+        Raises:
+            RegisterError: ENXIO, nothing is registered; EINVAL, past the end of the table.
+
+        Kernel: 5.5; -2: 5.12. liburing: io_uring_register_files_update(3).
+        """
+        check_range("offset", offset, 0, UINT32_MAX)
+        update, _keep, count = update_argument(offset, fds)
+        return self._register(RegisterOpcode.REGISTER_FILES_UPDATE, update, count)
+
+    def unregister_files(self) -> None:
+        """
+        Unregister all files.
+
+        Raises:
+            RegisterError: ENXIO, none are registered.
+
+        Kernel: 5.1. liburing: io_uring_unregister_files(3).
+        """
+        self._register(RegisterOpcode.UNREGISTER_FILES, ffi.NULL, 0)
+
+    def enable(self) -> None:
+        """
+        Enable a ring that was made with `SetupFlags.R_DISABLED`.
+
+        With SINGLE_ISSUER the calling thread becomes its owner.
+
+        Raises:
+            RegisterError: EBADFD, the ring is enabled already.
+
+        Kernel: 5.10. liburing: io_uring_enable_rings(3).
+        """
+        self._register(RegisterOpcode.REGISTER_ENABLE_RINGS, ffi.NULL, 0)
+        self._own()
+
+    def _register(self, opcode: RegisterOpcode, argument: "CData", count: int) -> int:
+        self._check_use()
+        result = lib.uring_register(self._shim, opcode, argument, count)
+        if result < 0:
+            self._fail("io_uring_register", result, detail=opcode.name)
+        return result
+
+    # ---- closing ----
+
+    def close(self) -> None:
+        """
+        Close the ring: cancel what is in flight, wait for it, and give everything back.
+
+        A barrier: when it returns, the kernel no longer touches any memory. What was queued and not
+        submitted is dropped; descriptors that operations made and nobody copied out are closed;
+        threads that wait get RingClosedError. May be called any number of times.
+
+        What the kernel does not give back in 30 s is kept for ever, with a RuntimeWarning.
+
+        Raises:
+            WrongThreadError: the ring has SINGLE_ISSUER and its owner is alive -> close it there.
+        """
+        with self._closing_lock:
+            if self._fd == -1:
+                return
+            if self._owner is not None and Path(f"/proc/self/task/{self._owner[1]}").exists():
+                self._check_owner(self._owner)
+            self._finish(_teardown.CLOSE_SECONDS)
+
+    def __enter__(self) -> Self:
+        self._check_open()
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _value: BaseException | None,
+        _traceback: "TracebackType | None",
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) != -1:
+            self._abandon("was dropped without close()")
+
+    def _is_foreign(self) -> bool:
+        return self._owner is not None and self._owner[0] != threading.get_ident()
+
+    def _abandon(self, why: str) -> None:
+        """End a ring that nobody closed; see _teardown."""
+        if self._fd == -1:
+            return
+        warnings.warn(f"{self!r} {why}", ResourceWarning, source=self, stacklevel=3)
+        self._finish(_teardown.DROP_SECONDS)
+
+    def _die_in_child(self) -> None:
+        """Forget everything: the ring and the memory in flight are the parent's."""
+        self._refusal = FORKED
+        lib.uring_exit(self._shim)
+        self._fd = -1
+        self._in_flight = InFlight()
+        self._pending = [0]
+
+    def _finish(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        self._refusal = "the ring is closed"
+        is_mine = not self._is_foreign()
+        lib.uring_seal(self._shim)
+        with self._lock:
+            self._trim()
+            for record in self._records():
+                self._in_flight.discard(record)
+            del self._pending[1:]
+        if is_mine:
+            self._wake_waiters(deadline)
+        self._drain(deadline if is_mine else 0.0, can_enter=is_mine)
+        if self._in_flight:
+            _teardown.keep_for_ever(self._in_flight)
+            warnings.warn(
+                f"{len(self._in_flight)} operations of a ring could not be taken back from the"
+                f" kernel within {seconds} s; their memory is kept until the process ends",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        if is_mine or not lib.uring_waiters(self._shim):
+            lib.uring_exit(self._shim)
+        self._fd = -1
+        _teardown.forget(self)
+
+    def _wake_waiters(self, deadline: float) -> None:
+        """Post completions until every thread that waits has woken and left."""
+        chunk = min(self._params.sq_entries, 64)
+        nops = bytes([Opcode.NOP]).ljust(64, b"\0") * chunk
+        while lib.uring_waiters(self._shim) and time.monotonic() < deadline:
+            lib.uring_sealed_submit(self._shim, self._tail(), nops, bytes(8 * chunk), chunk)
+            time.sleep(0)  # lets go of the GIL, which they need to leave
+
+    def _drain(self, deadline: float, *, can_enter: bool) -> None:
+        """Reap until nothing is in flight, or until the deadline."""
+        while True:
+            with contextlib.suppress(EnterError), self._lock:  # what is left in flight tells
+                while self._kept or self._posted() or can_enter:
+                    taken = self._take(None)
+                    if not taken:
+                        break
+                    close_descriptors(taken)
+            if not self._in_flight or time.monotonic() >= deadline:
+                return
+            lib.uring_sealed_submit(self._shim, self._tail(), b"", b"", 0)
+            self._cancel_all()
+            if self._params.features & Features.EXT_ARG:
+                lib.uring_sealed_wait(self._shim, 1, time.monotonic_ns() + _WAIT_SLICE_NS)
+            else:
+                time.sleep(0.001)  # before 5.11 a wait cannot be bounded
+
+    def _cancel_all(self) -> None:
+        """Ask the kernel to cancel all that is in flight; whether it did, the reaping tells."""
+        request = sync_cancel_any()
+        result = lib.uring_register(self._shim, RegisterOpcode.REGISTER_SYNC_CANCEL, request, 1)
+        if result != -errno.EINVAL:
+            return
+        # Before 6.0: one ASYNC_CANCEL for each.
+        numbers = self._in_flight.numbers()
+        chunk = self._params.sq_entries
+        for start in range(0, len(numbers), chunk):
+            targets = numbers[start : start + chunk]
+            sqes = b"".join([SQE(Opcode.ASYNC_CANCEL, addr=target).encode() for target in targets])
+            unknown = bytes(8 * len(targets))
+            lib.uring_sealed_submit(self._shim, self._tail(), sqes, unknown, len(targets))

@@ -1,0 +1,286 @@
+"""
+The raw submission queue entry: 64 bytes, as the kernel reads them.
+
+`pack` is the one place that knows the layout. `Queueable` is what a ring can queue: the typed
+operations, and `SQE` for what has no class. `Fixed` names a registered file where a descriptor is
+expected; `file_field` turns whatever names a file into what the record holds.
+"""
+
+import operator
+import struct
+from typing import ClassVar, Final, Protocol, Self, SupportsIndex, TypeVar, runtime_checkable
+
+import attrs
+
+from uring.flags import SQEFlags
+
+SQE_SIZE: Final = 64
+UINT32_MAX: Final = 2**32 - 1
+UINT64_MAX: Final = 2**64 - 1
+NO_FLAGS: Final = SQEFlags(0)
+
+# The last eight bytes (__pad2, attr_type_mask) are zero in every operation of this package.
+_RECORD: Final = struct.Struct("=BBHiQQIIQHHIQQ")
+_FIELDS: Final = (
+    ("opcode", 0, 2**8 - 1),
+    ("flags", 0, 2**8 - 1),
+    ("ioprio", 0, 2**16 - 1),
+    ("fd", -(2**31), 2**31 - 1),
+    ("off", 0, UINT64_MAX),
+    ("addr", 0, UINT64_MAX),
+    ("len", 0, UINT32_MAX),
+    ("op_flags", 0, UINT32_MAX),
+    ("user_data", 0, UINT64_MAX),
+    ("buf_index", 0, 2**16 - 1),
+    ("personality", 0, 2**16 - 1),
+    ("splice_fd_in", 0, UINT32_MAX),
+    ("addr3", 0, UINT64_MAX),
+)
+
+_FIXED_FILE: Final = int(SQEFlags.FIXED_FILE)
+
+
+@runtime_checkable
+class HasFileno(Protocol):
+    """A file, a socket, a selector: anything with a `fileno()` method."""
+
+    def fileno(self) -> int:
+        """The descriptor."""
+
+
+@attrs.frozen
+class Fixed:
+    """
+    A registered file, by its index in the ring's table; the kernel calls it a direct descriptor.
+
+    Stands wherever an operation takes `fd`. The index counts from 0; one that is empty or out of
+    range completes with EBADF.
+
+    Kernel: 5.1. liburing: io_uring_register_files(3).
+    """
+
+    index: int = attrs.field()
+
+    @index.validator
+    def _check(self, _attribute: object, value: object) -> None:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"Fixed() takes an integer index, not {value!r}")
+        if not 0 <= value < 2**31:
+            raise ValueError(f"Fixed() takes an index from 0 to 2**31 - 1, not {value}")
+
+
+FileLike = int | HasFileno | Fixed
+
+
+def file_field(fd: FileLike) -> tuple[int, int]:
+    """The number for ``sqe->fd`` and the SQE flag that goes with it."""
+    if isinstance(fd, Fixed):
+        return fd.index, _FIXED_FILE
+    return descriptor(fd), 0
+
+
+def descriptor(fd: int | HasFileno) -> int:
+    """The descriptor behind an int or an object with `fileno()`; no range check for an int."""
+    if isinstance(fd, bool):
+        raise TypeError(f"a file is an integer, has a fileno(), or is Fixed(index); not {fd!r}")
+    if isinstance(fd, SupportsIndex):
+        return operator.index(fd)
+    if not isinstance(fd, HasFileno):
+        raise TypeError(
+            f"a file is an integer, has a fileno(), or is Fixed(index); not {type(fd).__name__}"
+        )
+    number = fd.fileno()
+    if not isinstance(number, int):
+        raise TypeError(f"fileno() of {fd!r} returned {number!r}, not an integer")
+    if number < 0:
+        raise ValueError(f"{fd!r} is closed: its fileno() is {number}")
+    return number
+
+
+def pack(
+    opcode: int,
+    flags: int,
+    ioprio: int,
+    fd: int,
+    off: int,
+    addr: int,
+    len: int,
+    op_flags: int,
+    user_data: int,
+    buf_index: int,
+    personality: int,
+    splice_fd_in: int,
+    addr3: int,
+) -> bytes:
+    """Encode one SQE; a value that does not fit is named in the error."""
+    try:
+        return _RECORD.pack(
+            opcode,
+            flags,
+            ioprio,
+            fd,
+            off,
+            addr,
+            len,
+            op_flags,
+            user_data,
+            buf_index,
+            personality,
+            splice_fd_in,
+            addr3,
+            0,
+        )
+    except struct.error:
+        values = (opcode, flags, ioprio, fd, off, addr, len, op_flags, user_data, buf_index)
+        _explain((*values, personality, splice_fd_in, addr3))
+        raise
+
+
+def _explain(values: tuple[object, ...]) -> None:
+    for (name, low, high), value in zip(_FIELDS, values, strict=True):
+        if not hasattr(value, "__index__"):
+            raise TypeError(f"{name} must be an integer, not {value!r}") from None
+        if not low <= operator.index(value) <= high:
+            raise ValueError(f"{name} must be in {low}..{high}, not {value!r}") from None
+
+
+class Queueable:
+    """
+    What a ring can queue. Not for use by itself: see `Operation` and `SQE`.
+
+    `_encode` gives the 64 bytes (with user_data 0: the ring fills it in) and whatever must stay
+    alive until the terminal completion. The rest says what a completion means.
+    """
+
+    flags: SQEFlags
+    user_data: int | None
+
+    _keeps_memory: ClassVar[bool] = False
+    """Whether `_result` reads what the kernel wrote, so the pins are its memory and are kept."""
+
+    _makes_descriptor: bool = False
+    """Whether a result >= 0 is a new descriptor of this process, which must not be lost."""
+
+    _ordinary: ClassVar[frozenset[int]] = frozenset()
+    """Errnos that are an ordinary outcome of this operation and not an error."""
+
+    def _encode(self) -> tuple[bytes, object]:
+        raise NotImplementedError  # abstract: attrs classes and ABCMeta's cost do not mix
+
+    def _result(self, res: int, _memory: object) -> object:
+        return res
+
+    def _error_context(self, _number: int) -> tuple[str, str | bytes | None]:
+        return f"in {self!r}", None
+
+    def sqe(self, user_data: int = 0) -> "SQE":
+        """
+        Encode the operation as the raw record, for reading and for tests.
+
+        Addresses in it are those of memory that may be gone by the time this returns: queue the
+        operation itself, not this.
+        """
+        return SQE.decode(self._encode()[0], user_data)
+
+    def linked(self) -> Self:
+        """Return a copy with IOSQE_IO_LINK: the next one starts when this one has succeeded."""
+        return self._with(SQEFlags.IO_LINK)
+
+    def hard_linked(self) -> Self:
+        """Return a copy with IOSQE_IO_HARDLINK: the next one starts when this one has ended."""
+        return self._with(SQEFlags.IO_HARDLINK)
+
+    def drained(self) -> Self:
+        """Return a copy with IOSQE_IO_DRAIN: starts when all submitted before it has ended."""
+        return self._with(SQEFlags.IO_DRAIN)
+
+    def _with(self, flag: SQEFlags) -> Self:
+        return attrs.evolve(self, flags=SQEFlags(self.flags) | flag)  # type: ignore[misc]
+
+
+_QueueableT = TypeVar("_QueueableT", bound=Queueable)
+
+
+@attrs.frozen(slots=False)
+class SQE(Queueable):
+    """
+    One submission queue entry as the kernel reads it, field by field.
+
+    `ring.queue(SQE(...))` is the escape hatch for what has no class yet. It is outside the safety
+    promise: memory that `addr` points to is yours to keep alive until the terminal completion, and
+    its `user_data` is passed on as it is.
+
+    Source: struct io_uring_sqe in linux/io_uring.h.
+    """
+
+    opcode: int
+    flags: SQEFlags = NO_FLAGS
+    ioprio: int = 0
+    fd: int = 0
+    off: int = 0
+    addr: int = 0
+    len: int = 0
+    op_flags: int = 0
+    user_data: int = 0
+    buf_index: int = 0
+    personality: int = 0
+    splice_fd_in: int = 0
+    addr3: int = 0
+
+    def encode(self) -> bytes:
+        """
+        Encode the 64 bytes, the `user_data` included.
+
+        Raises:
+            TypeError, ValueError: a field is no integer, or does not fit -> the message says which.
+        """
+        return pack(
+            self.opcode,
+            self.flags,
+            self.ioprio,
+            self.fd,
+            UINT64_MAX if self.off == -1 else self.off,
+            self.addr,
+            self.len,
+            self.op_flags,
+            self.user_data,
+            self.buf_index,
+            self.personality,
+            self.splice_fd_in,
+            self.addr3,
+        )
+
+    @classmethod
+    def decode(cls, record: bytes, user_data: int | None = None) -> Self:
+        """Read the record back; `user_data`, when given, replaces the one in it."""
+        opcode, flags, *rest = _RECORD.unpack(record)[:-1]
+        if user_data is not None:
+            rest[6] = user_data
+        return cls(opcode, SQEFlags(flags), *rest)
+
+    def _encode(self) -> tuple[bytes, object]:
+        return self.encode(), None
+
+
+def link(*operations: _QueueableT) -> tuple[_QueueableT, ...]:
+    """
+    Make a chain: each operation starts when the one before it has succeeded.
+
+    All but the last get IOSQE_IO_LINK. The first that fails, or reads or writes less than asked,
+    ends the chain: those behind it complete with ECANCELED. Queue the result with
+    `Ring.queue_all()`, which never splits it.
+
+    Kernel: 5.3. Source: io_uring_enter(2), IOSQE_IO_LINK.
+    """
+    return (*(operation.linked() for operation in operations[:-1]), *operations[-1:])
+
+
+def hardlink(*operations: _QueueableT) -> tuple[_QueueableT, ...]:
+    """
+    Make a chain: each operation starts when the one before it has ended, well or not.
+
+    All but the last get IOSQE_IO_HARDLINK. Queue the result with `Ring.queue_all()`.
+
+    Kernel: 5.5. Source: io_uring_enter(2), IOSQE_IO_HARDLINK.
+    """
+    return (*(operation.hard_linked() for operation in operations[:-1]), *operations[-1:])
