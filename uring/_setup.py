@@ -174,4 +174,6 @@ def _detail(error: int, flags: SetupFlags, sq_thread_cpu: int | None) -> str:
     lines = [f"{flag!r} needs Linux {flag.since}" for flag in flags if flag.since != "5.1"]
     if sq_thread_cpu is not None:
         lines.append(f"sq_thread_cpu {sq_thread_cpu} must be a processor that is online")
-    return "the kernel lacks something that was asked for: " + ", ".join(lines) if lines else ""
+    if flags & SetupFlags.ATTACH_WQ:
+        lines.append("attach_wq must be a ring, and one with SQPOLL if this is to have it")
+    return "the kernel refuses something that was asked for: " + ", ".join(lines) if lines else ""

@@ -195,6 +195,8 @@ class SubmissionSide(Core):
                     result = self._place(tail, records)
             if result >= 0:
                 self._trim_placed(tail, len(records))
+                if result & UINT32_MAX != len(records):
+                    self._room = 0  # some are still there, or there were some: ask again
                 taken += result & UINT32_MAX
                 if len(records) == count:
                     return result & ~UINT32_MAX | taken

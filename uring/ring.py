@@ -302,7 +302,7 @@ class Ring(SubmissionSide, CompletionSide):
         with self._closing_lock:
             if self._fd == -1:
                 return
-            if self._owner is not None and Path(f"/proc/self/task/{self._owner[1]}").exists():
+            if self._owner is not None and self._owner_lives():
                 self._check_owner(self._owner)
             self._finish(_teardown.CLOSE_SECONDS)
 
@@ -322,15 +322,14 @@ class Ring(SubmissionSide, CompletionSide):
         if getattr(self, "_fd", -1) != -1:
             self._abandon("was dropped without close()")
 
-    def _is_foreign(self) -> bool:
-        return self._owner is not None and self._owner[0] != threading.get_ident()
-
     def _abandon(self, why: str) -> None:
         """End a ring that nobody closed; see _teardown."""
         if self._fd == -1:
             return
-        warnings.warn(f"{self!r} {why}", ResourceWarning, source=self, stacklevel=3)
-        self._finish(_teardown.DROP_SECONDS)
+        try:
+            warnings.warn(f"{self!r} {why}", ResourceWarning, source=self, stacklevel=3)
+        finally:  # also when warnings are errors
+            self._finish(_teardown.DROP_SECONDS)
 
     def _die_in_child(self) -> None:
         """Forget everything: the ring and the memory in flight are the parent's."""
@@ -341,9 +340,16 @@ class Ring(SubmissionSide, CompletionSide):
         self._pending = [0]
 
     def _finish(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
+        """
+        Close, whoever calls: as many steps as can be done, each of which can be done twice.
+
+        The kernel lets only the owner of a SINGLE_ISSUER ring enter it or cancel in it, and the end
+        of that thread does not end its operations: from elsewhere there is no more to do than to
+        reap what is there already.
+        """
         self._refusal = "the ring is closed"
-        is_mine = not self._is_foreign()
+        is_mine = self._owner is None or self._owner[0] == threading.get_ident()
+        deadline = time.monotonic() + (seconds if is_mine else 0.0)
         lib.uring_seal(self._shim)
         with self._lock:
             self._trim()
@@ -352,7 +358,11 @@ class Ring(SubmissionSide, CompletionSide):
             del self._pending[1:]
         if is_mine:
             self._wake_waiters(deadline)
-        self._drain(deadline if is_mine else 0.0, can_enter=is_mine)
+        self._drain(deadline, can_enter=is_mine)
+        if is_mine or not lib.uring_waiters(self._shim):
+            lib.uring_exit(self._shim)
+        self._fd = -1
+        _teardown.forget(self)
         if self._in_flight:
             _teardown.keep_for_ever(self._in_flight)
             warnings.warn(
@@ -361,10 +371,9 @@ class Ring(SubmissionSide, CompletionSide):
                 RuntimeWarning,
                 stacklevel=3,
             )
-        if is_mine or not lib.uring_waiters(self._shim):
-            lib.uring_exit(self._shim)
-        self._fd = -1
-        _teardown.forget(self)
+
+    def _owner_lives(self) -> bool:
+        return self._owner is not None and Path(f"/proc/self/task/{self._owner[1]}").exists()
 
     def _wake_waiters(self, deadline: float) -> None:
         """Post completions until every thread that waits has woken and left."""

@@ -1,0 +1,51 @@
+"""What all tests share: a ring, and the rule that a missing kernel feature never goes unseen."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import uring
+
+NO_RING = "rings are not to be had here"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --require-ring."""
+    parser.addoption(
+        "--require-ring",
+        action="store_true",
+        help="fail, and do not skip, where the kernel refuses to make a ring",
+    )
+
+
+@pytest.fixture(scope="session")
+def ring_refusal() -> str:
+    """Why this machine makes no rings; empty when it does."""
+    try:
+        uring.Ring(1).close()
+    except uring.SetupError as error:
+        return str(error)
+    return ""
+
+
+@pytest.fixture
+def ring(ring_refusal: str, request: pytest.FixtureRequest) -> Iterator[uring.Ring]:
+    """Give an open ring of eight entries, and close it."""
+    if ring_refusal:
+        if request.config.getoption("--require-ring"):
+            pytest.fail(f"{NO_RING}: {ring_refusal}")
+        pytest.skip(f"{NO_RING}: {ring_refusal}")
+    with uring.Ring(8) as made:
+        yield made
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """Give a pipe as (read end, write end), and close what is still open of it."""
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        if Path(f"/proc/self/fd/{end}").exists():
+            os.close(end)
