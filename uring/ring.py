@@ -110,8 +110,6 @@ class Ring(SubmissionSide, CompletionSide):
         )
         super().__init__(shim, params)
         self._closing_lock = threading.RLock()
-        self._sq_view = SubmissionQueueView(self._counters, self._pending_count)
-        self._cq_view = CompletionQueueView(self._counters)
         _teardown.watch(self)
 
     # ---- looking at it ----
@@ -156,12 +154,12 @@ class Ring(SubmissionSide, CompletionSide):
     @property
     def sq(self) -> SubmissionQueueView:
         """A read-only view of the submission queue."""
-        return self._sq_view
+        return SubmissionQueueView(self._counters, self._pending_count)
 
     @property
     def cq(self) -> CompletionQueueView:
         """A read-only view of the completion queue."""
-        return self._cq_view
+        return CompletionQueueView(self._counters)
 
     @property
     def in_flight(self) -> int:
