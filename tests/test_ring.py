@@ -681,6 +681,48 @@ def test_disabled_ring_refuses_to_submit_until_enabled() -> None:
             ring.enable()
 
 
+def test_disabled_ring_with_published_operations_closes_at_once() -> None:
+    """What the kernel refused to take is dropped by close(), not waited for."""
+    data = [bytearray(1) for _ in range(4)]
+    for number in (None, 7):
+        ring = Ring(4, flags=SetupFlags.R_DISABLED)
+        for buffer in data:
+            ring.queue(Write(1, buffer), user_data=number)
+        with pytest.raises(uring.EnterError):
+            ring.submit()
+        start = time.monotonic()
+        ring.close()
+        assert time.monotonic() - start < 5
+        assert ring.in_flight == 0
+    for buffer in data:
+        buffer.append(0)
+
+
+def test_waits_are_bounded_on_kernels_without_ext_arg(
+    ring: Ring, pipe: tuple[int, int], alarm: list[int]
+) -> None:
+    """Before 5.11 the ring's descriptor is polled: same outcomes, signals included."""
+    ring._shim.features &= ~int(uring.Features.EXT_ARG)
+    ring.queue_all([Read(pipe[0], bytearray(1)), Read(pipe[0], bytearray(1))])
+    start = time.monotonic()
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+    assert ring.submit_and_wait(1, timeout=0.05) == 2
+    assert time.monotonic() - start >= 0.05
+    assert len(alarm) == 1
+    os.write(pipe[1], b"x")
+    ring.submit_and_wait(1, timeout=10)
+    ring.submit_and_wait(2, timeout=0.02)
+    assert ring.cq_ready() == 1
+    os.write(pipe[1], b"x")
+    ring.submit_and_wait(2, timeout=10)
+    assert [cqe.res for cqe in ring.copy_cqes()] == [1, 1]
+    assert len(ring.copy_cqes(wait_nr=1, timeout=0)) == 0
+    ring.queue(Read(pipe[0], bytearray(1)))
+    ring.submit()
+    ring.close()
+    assert ring.in_flight == 0
+
+
 def test_sqpoll_thread_that_sleeps_is_woken() -> None:
     """A submit after NEED_WAKEUP was set wakes the poller, and so does one with nothing new."""
     with Ring(4, flags=SetupFlags.SQPOLL, sq_thread_idle_ms=1) as ring:

@@ -109,6 +109,7 @@ from uring.operations import (
     Write,
     Writev,
 )
+from uring.probe import Probe, probe
 from uring.ring import (
     Ring,
 )
@@ -167,6 +168,7 @@ __all__ = [
     "PollAdd",
     "PollFlags",
     "PollRemove",
+    "Probe",
     "ProbeFlags",
     "QueryOpcode",
     "Read",
@@ -211,4 +213,5 @@ __all__ = [
     "ZcrxRegisterFlags",
     "hardlink",
     "link",
+    "probe",
 ]

@@ -8,6 +8,7 @@ struct uring_params {
 /* One ring. Tests reach for the pointers; the package hands the struct around and never looks in. */
 struct uring {
     int fd;
+    uint32_t features;
     uint32_t *sq_head, *sq_tail, *sq_flags;
     char *sqes;
     uint32_t *cq_head, *cq_tail;

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from uring._core import Core
 from uring._ffi import ffi, lib
+from uring._inflight import Ended
 from uring._memory import nanoseconds
 from uring._setup import RingParams, check_range
 from uring.completions import CQE, CQE_SIZE, EMPTY, Completions
@@ -38,6 +39,7 @@ class CompletionSide(Core):
         self._cqe_size = CQE_SIZE * (2 if params.flags & SetupFlags.CQE32 else 1)
         self._landing = ffi.new("char[]", params.cq_entries * self._cqe_size)
         self._landed = ffi.buffer(self._landing)
+        self._cq_limit = params.cq_entries
         self._cq_head = 0
         self._kept = EMPTY  # copied out and not yet handed out
 
@@ -73,9 +75,12 @@ class CompletionSide(Core):
             check_range("max_nr", max_nr, 0, UINT32_MAX)
         check_range("wait_nr", wait_nr, 0, UINT32_MAX)
         end_ns = deadline_ns(timeout)
+        return self._take_or_wait(max_nr, wait_nr if max_nr != 0 else 0, end_ns)
+
+    def _take_or_wait(self, max_nr: int | None, wait_nr: int, end_ns: int) -> Completions:
         taken = self._take(max_nr)
-        may_wait = wait_nr > 0 and max_nr != 0
-        while not taken and may_wait:
+        may_wait = wait_nr > 0
+        while taken is EMPTY and may_wait:
             may_wait = self._wait(wait_nr, end_ns)
             taken = self._take(max_nr)
         return taken
@@ -91,8 +96,9 @@ class CompletionSide(Core):
             TimeoutError: the time is over and none has come; nothing was consumed.
             RingClosedError: the ring is closed, or was closed by another thread during the wait.
         """
-        taken = self.copy_cqes(1, wait_nr=1, timeout=timeout)
-        if not taken:
+        self._check_use()
+        taken = self._take_or_wait(1, 1, deadline_ns(timeout))
+        if taken is EMPTY:
             raise TimeoutError(errno.ETIMEDOUT, f"no completion came within {timeout} s")
         return taken[0]
 
@@ -134,33 +140,37 @@ class CompletionSide(Core):
                 count -= len(self._take(count))
 
     def _take(self, max_nr: int | None) -> Completions:
-        """Copy out and consume; see the theory of operation."""
+        """Copy out and consume: EMPTY when there is nothing."""
         lock = self._lock
-        lock.acquire()
+        lock.acquire()  # acquire and release cost half of what `with` does here
         try:
             while True:
                 kept = self._kept
-                if kept:
-                    is_all = max_nr is None or max_nr >= len(kept)
-                    given, rest = (kept, EMPTY) if is_all else (kept[:max_nr], kept[max_nr:])
-                    if self._kept is kept:  # no call between this line and the next
-                        self._kept = rest
-                        return given
-                elif not self._fetch(max_nr):
-                    return EMPTY
+                if kept is EMPTY:
+                    if not self._fetch(max_nr):
+                        return EMPTY
+                    continue
+                if max_nr is None or max_nr >= kept._count:
+                    given, rest = kept, EMPTY
+                else:
+                    given, rest = kept[:max_nr], kept[max_nr:]
+                if self._kept is kept:  # no call between this line and the next
+                    self._kept = rest
+                    return given
         finally:
             lock.release()
 
     def _fetch(self, max_nr: int | None) -> bool:
         """Move CQEs from the ring to `_kept`; False when there are none."""
         in_flight = self._in_flight
-        in_flight.retire()
-        head = self._cq_head
+        if in_flight.ended is not None:
+            in_flight.retire()
         completions, ended = self._look(max_nr)
         if ended is None:
             return False
-        new_head = (head + len(completions)) & UINT32_MAX
-        if self._cq_head == head and ended[0] == head:  # no call from here to the third store
+        head = ended[0]
+        new_head = (head + completions._count) & UINT32_MAX
+        if self._cq_head == head:  # no call from here to the third store
             self._cq_head = new_head
             self._kept = completions
             in_flight.ended = ended
@@ -168,26 +178,22 @@ class CompletionSide(Core):
             self._check_enter(lib.uring_cq_seek(self._shim, new_head))
         return True
 
-    def _look(
-        self, max_nr: int | None
-    ) -> tuple[Completions, tuple[int, list[int], list[int] | None] | None]:
+    def _look(self, max_nr: int | None) -> tuple[Completions, Ended | None]:
         """Copy CQEs without consuming them: (completions, what they end). The lock is held."""
         head = self._cq_head
-        limit = self._params.cq_entries
+        limit = self._cq_limit
         if max_nr is not None and max_nr < limit:
             limit = max_nr
-        count = lib.uring_cq_copy(self._shim, head, limit, self._landing)
-        if count <= 0:
-            self._check_enter(count)
+        result = lib.uring_cq_copy(self._shim, head, limit, self._landing)
+        if result <= 0:
+            self._check_enter(result)
             return EMPTY, None
-        raw: bytes = self._landed[0 : count * self._cqe_size]
-        completions = Completions(raw, (), cqe_size=self._cqe_size)
-        numbers = completions.user_data.tolist()
-        flags = completions.flags.tolist()
-        subjects = self._in_flight.look_up(numbers)
-        any_more = any(flag & _MORE for flag in flags) if any(flags) else False
-        ended = (head, numbers, flags if any_more else None)
-        return Completions(raw, subjects, cqe_size=self._cqe_size), ended
+        size = self._cqe_size
+        raw: bytes = self._landed[0 : (result & UINT32_MAX) * size]
+        numbers = memoryview(raw).cast("Q").tolist()[:: size // 8]
+        completions = Completions(raw, self._in_flight.look_up(numbers), cqe_size=size)
+        flags = completions.flags.tolist() if result >> 32 & _MORE else None
+        return completions, (head, numbers, flags)
 
     def _wait(self, wait_nr: int, end_ns: int) -> bool:
         """Wait without the lock: True when the CQEs came, False when the time is over."""

@@ -32,6 +32,9 @@ Record = tuple[int, bytes, Subject, object]
 """(user_data, the encoded SQE, what its completions are of, pins): a tuple, for it is made for
 every operation, and an attrs object would cost ten times as much."""
 
+Ended = tuple[int, list[int], list[int] | None]
+"""(the first CQE's place in the queue, the user_data of each, their flags unless none has MORE)"""
+
 UNKNOWN: Final[Record] = (0, b"", None, None)
 
 _LINKED: Final = int(SQEFlags.IO_LINK | SQEFlags.IO_HARDLINK)
@@ -104,8 +107,8 @@ class InFlight:
         self.entries: dict[int, Record] = {}
         self.shared: dict[int, _Shared] = {}
         self.chains: dict[int, Chain] = {}
-        self.ended: tuple[int, list[int], list[int] | None] | None = None
-        """(place of the first CQE, user_data, flags or None if all are plain), not yet retired."""
+        self.ended: Ended | None = None
+        """What was copied out and is not retired yet."""
 
     def __len__(self) -> int:
         groups = self.shared.values()
@@ -123,7 +126,8 @@ class InFlight:
 
     def add(self, records: Sequence[Record]) -> None:
         """Enter records; those that are in already stay in."""
-        self.retire()
+        if self.ended is not None:
+            self.retire()
         fresh = {record[0]: record for record in records}
         if (
             len(fresh) == len(records)
@@ -167,6 +171,8 @@ class InFlight:
         """Say what each CQE is of. Changes nothing."""
         if not self.shared:
             get = self.entries.get
+            if len(numbers) == 1:  # setting up the loop below would cost as much as the rest
+                return [get(numbers[0], UNKNOWN)[2]]
             return [record[2] for record in map(get, numbers, itertools.repeat(UNKNOWN))]
         return [
             self.shared[number].subject
@@ -188,10 +194,13 @@ class InFlight:
             return
         first, numbers, flags = ended
         if flags is None and not self.shared and not self.chains:
-            popped = map(self.entries.pop, numbers, itertools.repeat(None))
-            if self.ended is not ended:
-                return
-            list(popped)  # a list, so that no destructor runs in the middle
+            if len(numbers) == 1:
+                self.entries.pop(numbers[0], None)
+            else:
+                popped = map(self.entries.pop, numbers, itertools.repeat(None))
+                if self.ended is not ended:
+                    return
+                list(popped)  # a list, so that no destructor runs in the middle
         else:
             for place, number in enumerate(numbers, first):
                 if flags is not None and flags[place - first] & _MORE:
@@ -219,6 +228,13 @@ class InFlight:
         group.finished.add(place)
         if len(group.finished) >= len(group.records):
             self.shared.pop(number, None)
+
+    def discard_number(self, number: int) -> None:
+        """Take out one record with this user_data; of those that share it, the youngest."""
+        group = self.shared.get(number)
+        record = self.entries.get(number) if group is None else [*group.records.values()][-1]
+        if record is not None:
+            self.discard(record)
 
     # ---- chains whose operations skip their CQE ----
 

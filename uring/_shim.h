@@ -15,6 +15,7 @@
  */
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdint.h>
@@ -42,6 +43,7 @@ enum {
     SETUP_DEFER_TASKRUN = 1u << 13,
     SETUP_NO_SQARRAY = 1u << 16,
     FEAT_SINGLE_MMAP = 1u << 0,
+    FEAT_EXT_ARG = 1u << 8,
     ENTER_GETEVENTS = 1u << 0,
     ENTER_SQ_WAKEUP = 1u << 1,
     ENTER_EXT_ARG = 1u << 3, /* 5.11 */
@@ -83,7 +85,7 @@ struct uring_timespec { /* struct __kernel_timespec: 64 bits on every architectu
 struct uring {
     int fd;
     uint32_t is_open; /* `fd` is ours */
-    uint32_t setup_flags, sq_entries, cq_entries;
+    uint32_t setup_flags, features, sq_entries, cq_entries;
 
     uint32_t *sq_head, *sq_tail, *sq_flags, *sq_dropped;
     uint32_t sq_mask, sqe_size;
@@ -240,6 +242,7 @@ static int uring_map(struct uring *ring, const struct uring_params *p)
     if (!(p->features & FEAT_SINGLE_MMAP))
         return -EOPNOTSUPP;
     ring->setup_flags = p->flags;
+    ring->features = p->features;
     ring->sq_entries = p->sq_entries;
     ring->cq_entries = p->cq_entries;
     ring->sqe_size = SQE_SIZE << !!(p->flags & SETUP_SQE128);
@@ -394,6 +397,22 @@ static int64_t monotonic_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
+/*
+ * Before 5.11 enter takes no timeout: poll the ring's descriptor, which is readable from the first
+ * CQE on; when some are there and not enough, all that is left is to look again in a while.
+ */
+static int poll_until(const struct uring *ring, int64_t left_ns)
+{
+    struct pollfd ready = {.fd = ring->fd, .events = POLLIN};
+    struct timespec while_ = {.tv_nsec = 1000000};
+    int64_t left_ms = left_ns / 1000000 + 1;
+    if (left_ns <= 0)
+        return 0;
+    if (load_relaxed(ring->cq_tail) != load_relaxed(ring->cq_head))
+        return nanosleep(&while_, NULL) < 0 ? -errno : 0;
+    return poll(&ready, 1, left_ms < 1000 ? (int)left_ms : 1000) < 0 ? -errno : 0;
+}
+
 static int enter_until(const struct uring *ring, uint32_t wait_nr, uint32_t flags, int64_t deadline)
 {
     int64_t left = deadline - monotonic_ns();
@@ -402,6 +421,10 @@ static int enter_until(const struct uring *ring, uint32_t wait_nr, uint32_t flag
     if (left > 0) {
         ts.sec = left / 1000000000;
         ts.nsec = left % 1000000000;
+    }
+    if (!(ring->features & FEAT_EXT_ARG)) {
+        int ret = enter(ring, 0, 0, flags, NULL, 0);
+        return ret < 0 ? ret : poll_until(ring, left);
     }
     return enter(ring, 0, wait_nr, flags | ENTER_EXT_ARG, &arg, sizeof arg);
 }
@@ -482,9 +505,10 @@ static uint32_t cq_copy_ready(struct uring *ring, uint32_t head, uint32_t max_nr
     return count;
 }
 
+/* Low half: how many CQEs were copied. High half: the flags of all of them, or-ed. */
 static int64_t uring_cq_copy(struct uring *ring, uint32_t head, uint32_t max_nr, char *out)
 {
-    uint32_t count, ready;
+    uint32_t count, ready, flags = 0;
     int ret = uring_join(ring);
     if (ret < 0)
         return ret;
@@ -493,8 +517,15 @@ static int64_t uring_cq_copy(struct uring *ring, uint32_t head, uint32_t max_nr,
         ret = enter(ring, 0, 0, ENTER_GETEVENTS, NULL, 0);
         count = cq_copy_ready(ring, head, max_nr, out, &ready);
     }
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t each;
+        memcpy(&each, out + (size_t)i * ring->cqe_size + 12, sizeof each);
+        flags |= each & 0xffff; /* the rest is a buffer id */
+    }
     uring_part(ring);
-    return ret < 0 && ret != -EINTR && count == 0 ? ret : (int64_t)count;
+    if (ret < 0 && ret != -EINTR && count == 0)
+        return ret;
+    return (int64_t)flags << 32 | count;
 }
 
 /* Twin: io_uring_cq_advance(3), but to an absolute place: doing it twice is doing it once. */

@@ -9,18 +9,19 @@ in the middle of `queue()`, which `_submit` puts up with.
 
 import errno
 import itertools
+import sys
 from array import array
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from uring._core import Core
-from uring._ffi import lib
+from uring._ffi import ffi, lib
 from uring._inflight import Record, is_linked
 from uring._setup import RingParams, check_range
 from uring.completions import Answer
 from uring.errors import SubmissionQueueFull
 from uring.flags import SetupFlags, SQEFlags
-from uring.sqe import UINT32_MAX, UINT64_MAX, Queueable
+from uring.sqe import SQE_SIZE, UINT32_MAX, UINT64_MAX, Queueable
 
 if TYPE_CHECKING:
     from uring._uring import CData
@@ -36,6 +37,7 @@ class SubmissionSide(Core):
     def __init__(self, shim: "CData", params: RingParams) -> None:
         super().__init__(shim, params)
         self._pending: list[object] = [0]
+        self._is_sqpoll = bool(params.flags & SetupFlags.SQPOLL)
         self._room = params.sq_entries  # as many may be pending without asking the kernel
         self._next_user_data = itertools.count(2**63).__next__
 
@@ -114,14 +116,14 @@ class SubmissionSide(Core):
         if not isinstance(op, Queueable):
             what = "a class: make an instance of it" if isinstance(op, type) else type(op).__name__
             raise TypeError(f"the ring queues operations and SQEs, not {what}")
-        encoded, pins = op._encode()  # noqa: SLF001 - the ring's half of this very protocol
+        encoded, pins = op._encode()
         if user_data is None:
             user_data = op.user_data
         if user_data is None:
             user_data = self._next_user_data()
         elif user_data.__class__ is not int or not 0 <= user_data <= UINT64_MAX:
             user_data = int(check_range("user_data", user_data, 0, UINT64_MAX))
-        if pins is not None and op._keeps_memory:  # noqa: SLF001
+        if pins is not None and op._keeps_memory:
             return user_data, encoded, Answer(op, pins), pins
         return user_data, encoded, op, pins
 
@@ -211,9 +213,13 @@ class SubmissionSide(Core):
         """Enter records in the table, place their SQEs, submit: as `uring_submit` returns."""
         if not records:
             return lib.uring_submit(self._shim, tail, b"", b"", 0)
-        with self._lock:
+        lock = self._lock
+        lock.acquire()  # acquire and release cost half of what `with` does here
+        try:
             self._in_flight.add(records)
-        if self._params.flags & SetupFlags.SQPOLL:
+        finally:
+            lock.release()
+        if self._is_sqpoll:
             self._room = 0  # from here on only the kernel knows
         sqes = b"".join([record[1] for record in records])
         numbers = array("Q", [record[0] for record in records]).tobytes()
@@ -249,14 +255,23 @@ class SubmissionSide(Core):
 
     def _snapshot(self) -> tuple[int, list[Record]]:
         """The tail and the records that go there: one slice, for the two belong together."""
-        tail, *records = self._pending[:]
-        return cast("int", tail), cast("list[Record]", records)
+        pending: list[Any] = self._pending[:]
+        tail: int = pending[0]
+        del pending[0]
+        return tail, pending
 
     def _records(self) -> list[Record]:
         return self._snapshot()[1]
 
     def _tail(self) -> int:
         return int(self._counters().sq_tail)
+
+    def _placed_number(self, place: int) -> int:
+        """The user_data in the SQE at `place`."""
+        size = SQE_SIZE * (2 if self._params.flags & SetupFlags.SQE128 else 1)
+        start = (place & (self._params.sq_entries - 1)) * size + 32
+        number: bytes = ffi.buffer(self._shim.sqes + start, 8)[:]
+        return int.from_bytes(number, sys.byteorder)
 
     def _pending_count(self) -> int:
         with self._lock:

@@ -57,12 +57,12 @@ def _open_rings() -> list[Doomed]:
 
 def _at_exit() -> None:
     for ring in _open_rings():
-        ring._abandon("was still open when the interpreter ended")  # noqa: SLF001 - see Doomed
+        ring._abandon("was still open when the interpreter ended")
 
 
 def _in_child() -> None:
     for ring in _open_rings():
-        ring._die_in_child()  # noqa: SLF001 - see Doomed
+        ring._die_in_child()
     _open.clear()
 
 

@@ -8,6 +8,7 @@ making any.
 
 import errno
 import os
+import struct
 from collections.abc import Iterator, Sequence
 from typing import Final, overload
 
@@ -18,6 +19,8 @@ from uring.flags import CQE_BUFFER_SHIFT, CQEFlags
 from uring.sqe import Queueable
 
 CQE_SIZE: Final = 16
+_CQE: Final = struct.Struct("=QiI")
+_BIG_CQE: Final = struct.Struct("=QQ")
 _BUFFER: Final = int(CQEFlags.BUFFER)
 _MORE: Final = int(CQEFlags.MORE)
 _NOTIF: Final = int(CQEFlags.NOTIF)
@@ -100,9 +103,9 @@ class CQE:
             return operation_error(-res, f"user_data {self.user_data:#x}")
         if isinstance(subject, Answer):
             subject = subject.operation
-        if -res in subject._ordinary:  # noqa: SLF001 - the operation's half of this very protocol
+        if -res in subject._ordinary:
             return None
-        return operation_error(-res, *subject._error_context(-res))  # noqa: SLF001
+        return operation_error(-res, *subject._error_context(-res))
 
     def result(self) -> object:
         """
@@ -119,8 +122,8 @@ class CQE:
         if subject is None:
             return self.res
         if isinstance(subject, Answer):
-            return subject.operation._result(self.res, subject.memory)  # noqa: SLF001
-        return subject._result(self.res, None)  # noqa: SLF001
+            return subject.operation._result(self.res, subject.memory)
+        return subject._result(self.res, None)
 
     def __repr__(self) -> str:
         name = errno.errorcode.get(-self.res, "") if self.res < 0 else ""
@@ -137,7 +140,7 @@ class Completions(Sequence[CQE]):
     the same batch, one number per completion, without an object each.
     """
 
-    __slots__ = ("_raw", "_size", "_subjects")
+    __slots__ = ("_count", "_raw", "_size", "_subjects")
 
     def __init__(
         self,
@@ -148,6 +151,7 @@ class Completions(Sequence[CQE]):
     ) -> None:
         if len(raw) % cqe_size:
             raise ValueError(f"raw must hold whole CQEs of {cqe_size} bytes, not {len(raw)} bytes")
+        self._count = len(raw) // cqe_size
         self._raw = raw
         self._subjects = subjects
         self._size = cqe_size
@@ -168,7 +172,7 @@ class Completions(Sequence[CQE]):
         return memoryview(self._raw).cast("I")[3 :: self._size // 4]
 
     def __len__(self) -> int:
-        return len(self._raw) // self._size
+        return self._count
 
     @overload
     def __getitem__(self, index: int) -> CQE: ...
@@ -183,12 +187,15 @@ class Completions(Sequence[CQE]):
             else:
                 raw = b"".join(self._raw[i * size : (i + 1) * size] for i in chosen)
             return Completions(raw, self._subjects[index], cqe_size=size)
-        place = range(len(self))[index]
-        words = memoryview(self._raw)[place * self._size : (place + 1) * self._size]
-        res, flags = words[8:16].cast("i")[0], words[12:16].cast("I")[0]
-        user_data, *rest = words.cast("Q")
-        big_cqe = (rest[1], rest[2]) if self._size > CQE_SIZE else None
+        count = self._count
+        place = index + count if index < 0 else index
+        if not 0 <= place < count:
+            raise IndexError(f"completion {index} of {count}")
+        user_data, res, flags = _CQE.unpack_from(self._raw, place * self._size)
         subject = self._subjects[place] if self._subjects else None
+        if self._size == CQE_SIZE:
+            return CQE(user_data, res, flags, subject=subject)
+        big_cqe = _BIG_CQE.unpack_from(self._raw, place * self._size + CQE_SIZE)
         return CQE(user_data, res, flags, subject=subject, big_cqe=big_cqe)
 
     def __iter__(self) -> Iterator[CQE]:
@@ -223,9 +230,9 @@ def _make_cqe(user_data: int, res: int, flags: int, subject: Queueable | Answer 
 def close_descriptors(completions: Completions) -> None:
     """Close what the operations in `completions` opened, for nobody else will."""
     for cqe in completions:
-        subject = cqe._subject  # noqa: SLF001 - this file's own
+        subject = cqe._subject
         operation = subject.operation if isinstance(subject, Answer) else subject
-        if operation is not None and cqe.res >= 0 and operation._makes_descriptor:  # noqa: SLF001
+        if operation is not None and cqe.res >= 0 and operation._makes_descriptor:
             os.close(cqe.res)
 
 

@@ -103,6 +103,13 @@ def refusal_reason() -> str:
     return "a security module or a seccomp filter forbids it"
 
 
+def _missing() -> str:
+    needed = "Linux 5.6 or newer, built with CONFIG_IO_URING, is needed"
+    reason = refusal_reason()
+    hint = f"; or {reason}" if "seccomp filter is" in reason else ""
+    return f"this kernel has no io_uring ({needed}){hint}"
+
+
 def _limit(name: str, which: int, remedy: str) -> str:
     soft, hard = resource.getrlimit(which)
     shown = ["unlimited" if n == resource.RLIM_INFINITY else str(n) for n in (soft, hard)]
@@ -124,10 +131,7 @@ def _descriptor_limit() -> str:
 _ADVICE: Final[Mapping[tuple[str, int], str | Callable[[], str]]] = {
     ("io_uring_setup", errno.EPERM): refusal_reason,
     ("io_uring_setup", errno.EACCES): refusal_reason,
-    ("io_uring_setup", errno.ENOSYS): (
-        "this kernel has no io_uring (Linux 5.6 or newer is needed, built with CONFIG_IO_URING),"
-        " or a seccomp filter hides it"
-    ),
+    ("io_uring_setup", errno.ENOSYS): _missing,
     ("io_uring_setup", errno.ENOMEM): _memory_limit,
     ("mmap of the ring", errno.ENOMEM): _memory_limit,
     ("mmap of the ring", errno.EAGAIN): _memory_limit,
@@ -135,6 +139,11 @@ _ADVICE: Final[Mapping[tuple[str, int], str | Callable[[], str]]] = {
     ("io_uring_setup", errno.ENFILE): "the system's table of open files is full (fs.file-max)",
     ("io_uring_setup", errno.ENXIO): "attach_wq does not name a ring",
     ("io_uring_setup", errno.EBADF): "attach_wq does not name an open descriptor",
+    ("io_uring_enter", errno.EPERM): refusal_reason,
+    ("io_uring_enter", errno.EACCES): refusal_reason,
+    ("io_uring_enter", errno.ENOSYS): refusal_reason,
+    ("io_uring_register", errno.EPERM): refusal_reason,
+    ("io_uring_register", errno.ENOSYS): refusal_reason,
     ("io_uring_enter", errno.EAGAIN): (
         "the kernel has no memory for more requests; copy completions out, then submit again"
     ),

@@ -201,11 +201,12 @@ class Ring(SubmissionSide, CompletionSide):
             EnterError: as for `submit()`.
         """
         self._check_use()
-        check_range("wait_nr", wait_nr, 0, UINT32_MAX)
+        if wait_nr.__class__ is not int or not 0 <= wait_nr <= UINT32_MAX:
+            check_range("wait_nr", wait_nr, 0, UINT32_MAX)
         end_ns = deadline_ns(timeout)
         submitted = self._submit()
         if submitted >> 32 < wait_nr:
-            self._wait(wait_nr - len(self._kept), end_ns)
+            self._wait(wait_nr - self._kept._count, end_ns)
         return submitted & UINT32_MAX
 
     # ---- registering ----
@@ -385,19 +386,35 @@ class Ring(SubmissionSide, CompletionSide):
         """Reap until nothing is in flight, or until the deadline."""
         while True:
             with contextlib.suppress(EnterError), self._lock:  # what is left in flight tells
-                while self._kept or self._posted() or can_enter:
+                while self._kept._count or self._posted() or can_enter:
                     taken = self._take(None)
                     if not taken:
                         break
                     close_descriptors(taken)
             if not self._in_flight or time.monotonic() >= deadline:
                 return
-            lib.uring_sealed_submit(self._shim, self._tail(), b"", b"", 0)
+            if lib.uring_sealed_submit(self._shim, self._tail(), b"", b"", 0) < 0:
+                self._discard_published()
             self._cancel_all()
-            if self._params.features & Features.EXT_ARG:
-                lib.uring_sealed_wait(self._shim, 1, time.monotonic_ns() + _WAIT_SLICE_NS)
-            else:
-                time.sleep(0.001)  # before 5.11 a wait cannot be bounded
+            result = lib.uring_sealed_wait(self._shim, 1, time.monotonic_ns() + _WAIT_SLICE_NS)
+            if result not in {0, -errno.EINTR, -errno.EAGAIN, -errno.ETIME}:
+                time.sleep(0.001)  # the kernel refuses to wait: completions may come all the same
+
+    def _discard_published(self) -> None:
+        """
+        Take out the SQEs that the kernel refuses to take: a disabled ring, a seccomp filter.
+
+        They are published, but only an enter would make the kernel look at them, and nobody enters
+        any more. An SQPOLL thread looks by itself: there they stay.
+        """
+        if self._is_sqpoll:
+            return
+        with self._lock:
+            counters = self._counters()
+            place = int(counters.sq_head)
+            while place != counters.sq_tail:
+                self._in_flight.discard_number(self._placed_number(place))
+                place = (place + 1) & UINT32_MAX
 
     def _cancel_all(self) -> None:
         """Ask the kernel to cancel all that is in flight; whether it did, the reaping tells."""

@@ -1,0 +1,142 @@
+"""The rules of the house that a machine can check."""
+
+import ast
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+
+import uring
+
+PACKAGE = Path(uring.__file__).parent
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+# Each floor imports only from those below it. A name stands for a module or a whole folder.
+FLOORS = [
+    {"__main__"},
+    {"__init__", "_selfcheck"},
+    {"ring"},
+    {"_submission", "_completion"},
+    {"_core"},
+    {"_views", "_teardown"},
+    {"operations", "registry", "_inflight", "probe"},
+    {"_setup"},
+    {"completions", "_memory"},
+    {"errors", "sqe"},
+    {"flags", "_ffi"},
+    {"_uring"},
+]
+# Within a folder the same holds, for the modules with an underscore carry the others.
+LINES_MAX = {"flags.py": 600, "_shim.h": 640}  # a table; C with the reasons beside it
+FUNCTION_LINES_MAX = 70
+
+
+def room(module: str) -> str:
+    """The floor's name for a dotted module of the package."""
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def module_name(path: Path) -> str:
+    """The dotted name of a source file."""
+    return ".".join(["uring", *path.relative_to(PACKAGE).with_suffix("").parts])
+
+
+def imports(path: Path) -> set[str]:
+    """The package's own modules that a file imports, by their rooms."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "uring":
+            found |= {room(f"uring.{alias.name}") for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("uring."):
+            found.add(room(str(node.module)))
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_imports_go_down(path: Path) -> None:
+    """A module imports only from floors below its own, or from its own folder."""
+    own = room(module_name(path))
+    if path == PACKAGE / "__init__.py":
+        own = "__init__"
+    (floor,) = [number for number, rooms in enumerate(FLOORS) if own in rooms]
+    allowed = set().union(*FLOORS[floor + 1 :])
+    if path.parent != PACKAGE:
+        allowed.add(own)
+    assert imports(path) <= allowed
+
+
+def test_only_the_door_imports_the_compiled_module() -> None:
+    """Nobody but _ffi reaches for _uring, type checking aside."""
+    for path in SOURCES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        plain = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+        if any(node.module == "uring._uring" for node in plain):
+            assert path.name == "_ffi.py"
+
+
+def test_only_one_file_takes_addresses() -> None:
+    """ffi.from_buffer and the shim's uring_address stand in _memory alone."""
+    users = {path.name for path in SOURCES if "from_buffer" in path.read_text(encoding="utf-8")}
+    assert users == {"_memory.py"}
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *PACKAGE.glob("*.h")], ids=lambda path: path.name)
+def test_files_and_functions_have_one_size(path: Path) -> None:
+    """A file has at most 560 lines, and a function at most 70."""
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= LINES_MAX.get(path.name, 560)
+    if path.suffix == ".py":
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < FUNCTION_LINES_MAX, node.name
+
+
+def test_all_is_complete() -> None:
+    """`uring.__all__` has no stranger, and names every public class; ruff keeps it sorted."""
+    public = {name for name in vars(uring) if not name.startswith("_")}
+    modules = {name for name in public if inspect.ismodule(getattr(uring, name))} - {"probe"}
+    assert set(uring.__all__) == public - modules
+    for module in ("completions", "errors", "flags", "operations", "ring", "sqe"):
+        for name, value in vars(importlib.import_module(f"uring.{module}")).items():
+            own = getattr(value, "__module__", "").startswith(f"uring.{module}")
+            if inspect.isclass(value) and own and not name.startswith("_"):
+                internal = {"Answer", "HasFileno", "Queueable", "FileLike"}
+                assert name in uring.__all__ or name in internal, name
+
+
+def documented() -> list[tuple[str, object]]:
+    """Everything public that can have a docstring, with its members."""
+    found: list[tuple[str, object]] = []
+    for name in uring.__all__:
+        value = getattr(uring, name)
+        if not (inspect.isclass(value) or inspect.isfunction(value)):
+            continue
+        found.append((name, value))
+        if inspect.isclass(value):
+            members = {n: v for n, v in vars(value).items() if not n.startswith("_")}
+            found += [
+                (f"{name}.{n}", v)
+                for n, v in members.items()
+                if inspect.isfunction(v) or isinstance(v, property | classmethod)
+            ]
+    return found
+
+
+@pytest.mark.parametrize(("name", "value"), documented(), ids=lambda value: str(value)[:40])
+def test_everything_public_is_documented(name: str, value: object) -> None:
+    """Each exported class and function, and each public member of one, has a docstring."""
+    assert inspect.getdoc(value), name
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [c for c in vars(uring.operations).values() if inspect.isclass(c) and "opcode" in vars(c)],
+)
+def test_operation_docstrings_say_what_is_needed(operation: type[uring.Operation]) -> None:
+    """Each says what its completion means, the kernel release and the liburing function."""
+    doc = inspect.getdoc(operation) or ""
+    assert "Completion: res is" in doc
+    assert f"Kernel: {operation.opcode.since}" in doc
+    assert "liburing: io_uring_prep_" in doc
+    assert ("Lifetime:" in doc) == ("_memory." in inspect.getsource(operation))
