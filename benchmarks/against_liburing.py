@@ -153,9 +153,9 @@ def main() -> None:
     print(f"CPython {platform.python_version()}, Linux {platform.release()}; ns per operation")
     print(f"{'':20}{'uring':>24}{'liburing':>24}{'ratio':>8}")
     for name, *_ in pairs:
-        ours, theirs = figures[name], figures[f"{name} (liburing)"]
-        shown = [f"{statistics.median(f):.0f} ({min(f):.0f}-{max(f):.0f})" for f in (ours, theirs)]
-        ratio = statistics.median(ours) / statistics.median(theirs)
+        both = figures[name], figures[f"{name} (liburing)"]
+        shown = [f"{statistics.median(f):.0f} ({min(f):.0f}-{max(f):.0f})" for f in both]
+        ratio = statistics.median(both[0]) / statistics.median(both[1])
         print(f"{name:20}{shown[0]:>24}{shown[1]:>24}{ratio:8.2f}")
 
 

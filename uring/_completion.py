@@ -56,7 +56,7 @@ class CompletionSide(Core):
         self, max_nr: int | None = None, *, wait_nr: int = 0, timeout: float | None = None
     ) -> Completions:
         """
-        Copy completions out of the ring, and consume them.
+        Copy completions out of the ring, and consume them. Submits nothing.
 
         What is ready is returned at once. Only if nothing is, it waits for `wait_nr`. What it
         returns never changes afterwards, and what was in flight for it is released.
@@ -88,6 +88,8 @@ class CompletionSide(Core):
     def copy_cqe(self, *, timeout: float | None = None) -> CQE:
         """
         Copy one completion out of the ring, and consume it; wait for it if none is ready.
+
+        Submits nothing: what is only queued never completes.
 
         Args:
             timeout: in seconds; None waits without end.

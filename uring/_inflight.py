@@ -82,7 +82,6 @@ class Chain:
     numbers: tuple[int, ...]
     skipping: int
     """How many of the first ones skip."""
-    hard: tuple[bool, ...]
 
     def ended_by(self, number: int) -> tuple[int, ...]:
         """
@@ -90,12 +89,12 @@ class Chain:
 
         The skipping ones before it. And when `number` itself skips, it has failed; then the kernel
         cancels all that is behind it and posts nothing for them (io_fail_links in
-        io_uring/timeout.c), unless a hard link keeps them going.
+        io_uring/timeout.c).
         """
         place = self.numbers.index(number)
-        if place < self.skipping and not self.hard[place]:
+        if place < self.skipping:
             return (*self.numbers[:place], *self.numbers[place + 1 :], number)
-        return (*self.numbers[: min(place, self.skipping)], number)
+        return (*self.numbers[: self.skipping], number)
 
 
 class InFlight:
@@ -262,11 +261,16 @@ class InFlight:
         skipping = sum(1 for flag in flags if flag & _SKIP)
         # A LinkTimeout posts when its time is over: that says nothing of the one before it.
         timed = any(record[1][0] == Opcode.LINK_TIMEOUT for record in members)
-        if timed or is_open or flags[-1] & _SKIP or any(flag & _SKIP for flag in flags[skipping:]):
+        # A hard link goes on after a failure, unless the chain failed before it ran, and then the
+        # kernel posts nothing for the rest: the CQE is the same.
+        hard = any(flag & _HARD for flag in flags[:skipping])
+        late = any(flag & _SKIP for flag in flags[skipping:])
+        if timed or hard or late or is_open or flags[-1] & _SKIP:
             raise ValueError(
                 "an operation with CQE_SKIP_SUCCESS says nothing when it succeeds, so its memory"
                 " could never be freed: put such operations first in a chain that ends with one"
-                " that posts, without a LinkTimeout, and queue all of it with one queue_all()"
+                " that posts, with plain links and without a LinkTimeout, and queue all of it with"
+                " one queue_all()"
             )
         numbers = tuple(record[0] for record in members)
         if (
@@ -278,4 +282,4 @@ class InFlight:
                 "in a chain with CQE_SKIP_SUCCESS every operation needs a user_data of its own,"
                 " which nothing in flight shares"
             )
-        return Chain(numbers, skipping, tuple(bool(flag & _HARD) for flag in flags))
+        return Chain(numbers, skipping)

@@ -11,14 +11,13 @@ import math
 import os
 import socket
 import struct
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from uring._ffi import ffi, lib
 from uring.sqe import UINT32_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from typing_extensions import Buffer
 
     from uring._uring import CData
@@ -64,6 +63,15 @@ def writable(buffer: "Buffer") -> "tuple[CData, int, int]":
     return pin, _address(pin), length
 
 
+def is_buffer(value: object) -> bool:
+    """Whether `value` is itself one buffer."""
+    try:
+        memoryview(value).release()  # type: ignore[arg-type]  # to find out
+    except (TypeError, ValueError, BufferError):
+        return False
+    return True
+
+
 def _too_long(length: int) -> ValueError:
     return ValueError(
         f"the buffer has {length} bytes, but one operation moves at most {UINT32_MAX}:"
@@ -91,7 +99,7 @@ def _refusal(buffer: object, *, writable: bool) -> Exception:
 
 def iovecs(buffers: "Iterable[Buffer]", *, write: bool) -> tuple[object, int, int]:
     """Pin buffers and an array of struct iovec over them: (pins, address, count)."""
-    if isinstance(buffers, bytes | bytearray | memoryview | str):
+    if isinstance(buffers, str) or not isinstance(buffers, Iterable) or is_buffer(buffers):
         raise TypeError(f"buffers must be a sequence of buffers, not one {type(buffers).__name__}")
     parts = [writable(buffer) if write else readable(buffer) for buffer in buffers]
     if len(parts) > IOV_MAX:
@@ -124,7 +132,8 @@ def nanoseconds(seconds: float) -> int:
         raise TypeError(f"a time in seconds must be an int or a float, not {seconds!r}")
     if not 0 <= seconds < 2**33:  # also refuses NaN; 2**33 s are 272 years and fit 64 bits
         raise ValueError(f"a time in seconds must be in 0..2**33, not {seconds!r}")
-    return math.ceil(seconds * 1_000_000_000)
+    whole = int(seconds)
+    return whole * 1_000_000_000 + math.ceil((seconds - whole) * 1_000_000_000)
 
 
 # ---- socket addresses: struct sockaddr_in, sockaddr_in6, sockaddr_un ----
@@ -161,6 +170,8 @@ def encode_sockaddr(address: Address) -> bytes:
 
 
 def _encode_unix(name: bytes) -> bytes:
+    if not name:
+        return struct.pack("=H", socket.AF_UNIX)  # no name at all, as the socket module has it
     abstract = name.startswith(b"\0")
     if not abstract and b"\0" in name:
         raise ValueError(f"the socket path {name!r} has a null byte in it")
@@ -181,10 +192,17 @@ def _encode_inet6(host: str, port: bytes, flowinfo: int = 0, scope_id: int = 0) 
     host, _, zone = host.partition("%")
     packed = _numeric(socket.AF_INET6, host or "::")
     if zone:
-        scope_id = int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)
+        scope_id = int(zone) if zone.isdecimal() else _interface(zone)
     if not 0 <= flowinfo < 2**20 or not 0 <= scope_id <= UINT32_MAX:
         raise ValueError("flowinfo must be in 0..0xfffff and scope_id in 0..0xffffffff")
     return _INET6.pack(socket.AF_INET6, port, flowinfo.to_bytes(4, "big"), packed, scope_id)
+
+
+def _interface(name: str) -> int:
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        raise ValueError(f"there is no network interface {name!r}") from None
 
 
 def _numeric(family: int, host: str) -> bytes:

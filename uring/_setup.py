@@ -94,9 +94,9 @@ def check_flags(flags: SetupFlags, given: "Mapping[str, object]") -> SetupFlags:
         raise UnsupportedError(
             errno.EOPNOTSUPP, f"this version of uring does not drive {flags & _NOT_DRIVEN!r}"
         )
-    known = SetupFlags(sum(SetupFlags))
-    if flags & ~known:
-        raise ValueError(f"flags has bits that no kernel knows: {int(flags & ~known):#x}")
+    unknown = int(flags) & ~sum(SetupFlags)
+    if unknown:
+        raise ValueError(f"flags has bits that no kernel knows: {unknown:#x}")
     return flags
 
 
@@ -137,7 +137,7 @@ def setup(
         # 0 would mean the kernel's default of one second, not "never idle".
         params.sq_thread_idle = check_range("sq_thread_idle_ms", sq_thread_idle_ms, 1, 2**31 - 1)
     if wq_fd is not None:
-        params.wq_fd = wq_fd
+        params.wq_fd = check_range("attach_wq", wq_fd, 0, 2**31 - 1)
     # The struct owns the descriptor and the mappings from the first moment: an exception in here,
     # Ctrl-C included, leaves them to its destructor.
     ring = ffi.gc(ffi.new("struct uring *"), lib.uring_exit)

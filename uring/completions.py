@@ -10,7 +10,7 @@ import errno
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from typing import Final, overload
+from typing import Any, Final, overload
 
 import attrs
 
@@ -101,13 +101,16 @@ class CQE:
         subject = self._subject
         if subject is None:
             return operation_error(-res, f"user_data {self.user_data:#x}")
+        is_certain = True
         if isinstance(subject, Answer):
+            is_certain = subject.is_certain
             subject = subject.operation
         if -res in subject._ordinary:
             return None
-        return operation_error(-res, *subject._error_context(-res))
+        note, filename = subject._error_context(-res)
+        return operation_error(-res, note, filename if is_certain else None)
 
-    def result(self) -> object:
+    def result(self) -> Any:
         """
         Return what the operation's docstring promises, or raise `error`.
 
@@ -215,7 +218,7 @@ class Completions(Sequence[CQE]):
         return len(self) == len(other) and all(map(CQE.__eq__, self, other))
 
     def __hash__(self) -> int:
-        return hash(self._raw)
+        return hash((*self.user_data, *self.res, *self.flags))
 
     def __repr__(self) -> str:
         shown = [repr(cqe) for cqe in self[:8]]

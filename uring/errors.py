@@ -192,10 +192,9 @@ def call_error(call: str, number: int, *, detail: str = "") -> UringError:
 
 def operation_error(number: int, note: str, filename: str | bytes | None = None) -> OSError:
     """The builtin exception for an operation that completed with errno `number`."""
-    if filename is None:
-        error = OSError(number, os.strerror(number))
-    else:
-        error = OSError(number, os.strerror(number), filename)
+    # A message from another ring can carry any number, also one that strerror() cannot take.
+    text = os.strerror(number) if number < 2**31 else f"unknown error {number}"
+    error = OSError(number, text) if filename is None else OSError(number, text, filename)
     if note:
         error.add_note(note)
     return error

@@ -6,10 +6,12 @@ An operation is a frozen value. Its `_encode` pins the memory that it lends, wit
 completion means. Everything else is here, once.
 """
 
+from collections.abc import Iterable
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 import attrs
 
+from uring._memory import is_buffer
 from uring.flags import Opcode, SQEFlags
 from uring.sqe import NO_FLAGS, FileLike, Queueable, file_field, pack
 
@@ -28,11 +30,18 @@ def lent() -> Any:
     return attrs.field(eq=id, repr=_describe)
 
 
+def _as_tuple(buffers: Any) -> Any:
+    """Take what an iterator gives, once; what is no sequence of buffers is refused at queue()."""
+    if isinstance(buffers, str) or not isinstance(buffers, Iterable) or is_buffer(buffers):
+        return buffers
+    return tuple(buffers)
+
+
 def all_lent() -> Any:
     """Declare a field that holds a sequence of buffers."""
     return attrs.field(
         eq=id,
-        converter=lambda buffers: tuple(buffers) if isinstance(buffers, list) else buffers,
+        converter=_as_tuple,
         repr=lambda buffers: f"<{type(buffers).__name__} of buffers>",
     )
 
@@ -103,18 +112,21 @@ class Operation(Queueable):
         if fd.__class__ is not int:
             fd, fixed = file_field(fd)
             flags = int(flags) | fixed
-        return pack(
-            self.opcode,
-            flags,
-            ioprio,
-            fd,
-            off,
-            addr,
-            len,
-            op_flags,
-            0,
-            buf_index,
-            self.personality,
-            splice_fd_in,
-            addr3,
-        )
+        try:
+            return pack(
+                self.opcode,
+                flags,
+                ioprio,
+                fd,
+                off,
+                addr,
+                len,
+                op_flags,
+                0,
+                buf_index,
+                self.personality,
+                splice_fd_in,
+                addr3,
+            )
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{self!r}: {error}") from None

@@ -1,7 +1,7 @@
 """Making, connecting and using sockets."""
 
 import socket
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -61,7 +61,8 @@ class Accept(Operation):
     Lifetime: the room for the address is the ring's, until the result has been read.
     Completion: res is the new descriptor, for `socket.socket(fileno=...)`; it is the caller's to
         close. `result()` is the descriptor, or (descriptor, address) when the address was asked
-        for. A descriptor that nobody has copied out when the ring closes is closed with it.
+        for; the address is None when the operation shared its user_data. A descriptor that nobody
+        has copied out when the ring closes is closed with it.
 
     Kernel: 5.5. liburing: io_uring_prep_accept(3).
     """
@@ -85,7 +86,10 @@ class Accept(Operation):
         return encoded, room
 
     def _result(self, res: int, memory: object) -> object:
-        return (res, cast("_memory.SockaddrRoom", memory).decode()) if self.address else res
+        if not self.address:
+            return res
+        # Without the room when it shared its user_data: which one it was cannot be told.
+        return res, memory.decode() if isinstance(memory, _memory.SockaddrRoom) else None
 
 
 @operation

@@ -9,6 +9,7 @@ from uring import _memory
 from uring.flags import Opcode, TimeoutFlags
 from uring.operations._base import Operation, operation
 from uring.operations._targets import Targeting
+from uring.sqe import UINT32_MAX
 
 __all__ = ["LinkTimeout", "Timeout", "TimeoutRemove"]
 
@@ -64,6 +65,8 @@ class Timeout(_TimesOut):
     def _encode(self) -> tuple[bytes, object]:
         pin, address = _memory.timespec(self.seconds)
         flags = _checked(self.timeout_flags, _FLAGS)
+        if not 0 <= self.count <= UINT32_MAX:  # the kernel would cut it to 32 bits
+            raise ValueError(f"count must be in 0..{UINT32_MAX}, not {self.count}")
         return self._pack(addr=address, len=1, off=self.count, op_flags=flags), pin
 
 

@@ -1,0 +1,595 @@
+"""The examples, run as a newcomer runs them; and as somebody who wishes them ill."""
+
+import contextlib
+import hashlib
+import os
+import pty
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from array import array
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import pytest
+
+EXAMPLES: Final = Path(__file__).parent.parent / "examples"
+ENVIRONMENT: Final = {**os.environ, "PYTHONWARNINGS": "error"}  # a leak shows on stderr
+SECONDS: Final = 60
+BLOCK: Final = 256 * 1024  # of cp.py
+
+Finished = subprocess.CompletedProcess[bytes]
+
+
+def command(name: str, *arguments: str | Path) -> list[str]:
+    """Return the command that runs an example as it is."""
+    return [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
+
+
+def python_after(preparation: str, name: str, *arguments: str | Path) -> list[str]:
+    """Return the command that runs an example in a process that was prepared for it."""
+    program = (
+        "import argparse, os, resource, socket, sys, uring\n"
+        "with open(sys.argv[1]) as file: code = compile(file.read(), sys.argv[1], 'exec')\n"
+        "del sys.argv[0]\n"
+        f"{preparation}\n"
+        "exec(code)"
+    )
+    return [sys.executable, "-c", program, str(EXAMPLES / name), *map(str, arguments)]
+
+
+def finish(arguments: Sequence[str], stdin: bytes = b"") -> Finished:
+    """Run a command to its end."""
+    return subprocess.run(
+        arguments,
+        input=stdin,
+        capture_output=True,
+        env=ENVIRONMENT,
+        timeout=SECONDS,
+        check=False,
+    )
+
+
+def run(name: str, *arguments: str | Path, stdin: bytes = b"") -> Finished:
+    """Run an example to its end."""
+    return finish(command(name, *arguments), stdin)
+
+
+def run_after(preparation: str, name: str, *arguments: str | Path) -> Finished:
+    """Run an example to its end in a process that was prepared for it."""
+    return finish(python_after(preparation, name, *arguments))
+
+
+def assert_succeeds(finished: Finished, stdout: bytes, stderr: bytes = b"") -> None:
+    """Check the exit status and everything that was printed."""
+    assert (finished.returncode, finished.stdout, finished.stderr) == (0, stdout, stderr)
+
+
+def assert_fails(finished: Finished, message: str) -> None:
+    """Check for exit status 1 and one line on stderr that holds the message, a pattern."""
+    assert finished.returncode == 1
+    assert re.fullmatch(rf"error: .*{message}.*\n", finished.stderr.decode()), finished.stderr
+
+
+def pattern(size: int) -> bytes:
+    """Bytes in which every four differ, so that a part in the wrong place shows."""
+    return array("I", range(size // 4 + 1)).tobytes()[:size]
+
+
+# ---- all of them ----
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_example_is_shorter_than_80_lines(path: Path) -> None:
+    """Every example has fewer than 80 lines."""
+    assert len(path.read_text().splitlines()) < 80
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_example_imports_nothing_but_uring_and_the_standard_library(path: Path) -> None:
+    """Every example imports the standard library and `uring` itself, and nothing below it."""
+    imported = re.findall(r"^ *(?:import|from) +([\w.]+)", path.read_text(), re.MULTILINE)
+    assert "uring" in imported
+    others = {name.partition(".")[0] for name in imported if name != "uring"}
+    assert others <= sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_example_shows_its_usage(path: Path) -> None:
+    """Every example explains itself with --help, and says in its first lines how to run it."""
+    finished = run(path.name, "--help")
+    assert finished.returncode == 0
+    assert finished.stdout.startswith(b"usage: ")
+    assert f"python examples/{path.name}" in path.read_text().split('"""')[1]
+
+
+def test_tests_cover_every_example() -> None:
+    """Every example is named in this file."""
+    text = Path(__file__).read_text()
+    assert all(f'"{path.name}"' in text for path in EXAMPLES.glob("*.py"))
+
+
+# ---- nop ----
+
+
+def test_nop_shows_the_counters_of_one_nop() -> None:
+    """The NOP moves the queue's tail, then its head, then the other queue's tail and head."""
+    finished = run("nop.py")
+    assert (finished.returncode, finished.stderr) == (0, b"")
+    numbers = re.findall(rb"(?:head=|tail=|in flight: )(\d+)", finished.stdout)
+    moments = [[int(number) for number in numbers[i : i + 6]] for i in range(0, 24, 6)]
+    # sq: head, tail, sqe_tail; cq: head, tail; in flight
+    assert moments == [
+        [0, 0, 0, 0, 0, 0],
+        [0, 0, 1, 0, 0, 1],
+        [1, 1, 1, 0, 1, 1],
+        [1, 1, 1, 1, 1, 0],
+    ]
+
+
+def test_nop_refuses_a_size_that_is_no_power_of_two() -> None:
+    """A wrong number of entries is one line on stderr that names the next valid one."""
+    assert_fails(run("nop.py", "--entries", "3"), "use 4")
+
+
+def test_nop_reports_that_no_ring_can_be_made() -> None:
+    """Without a free descriptor the ring's error is one line that names the limit."""
+    no_descriptors = "import shutil; resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))"
+    assert_fails(run_after(no_descriptors, "nop.py"), "RLIMIT_NOFILE is 3")
+
+
+# ---- readv ----
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, 20480, 86016, 86017, 1_000_003])
+def test_readv_prints_a_file_of_any_size(tmp_path: Path, size: int) -> None:
+    """The output is the file, byte for byte, and stderr has its size."""
+    path = tmp_path / "file"
+    path.write_bytes(pattern(size))
+    assert_succeeds(run("readv.py", path), pattern(size), b"%d bytes\n" % size)
+
+
+def test_readv_goes_on_after_short_reads() -> None:
+    """A pipe whose writer pauses amid the data gives all of it."""
+    with subprocess.Popen(
+        command("readv.py", "/dev/stdin"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=ENVIRONMENT,
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        for part in (b"one\n", b"two\x00\xff\n", b"three"):
+            child.stdin.write(part)
+            child.stdin.flush()
+            assert child.stdout.read(len(part)) == part  # so it was read by itself
+        child.stdin.close()
+        assert child.stdout.read() == b""
+    assert child.returncode == 0
+
+
+def test_readv_prints_a_file_that_has_no_size() -> None:
+    """A file under /proc, whose size is 0, is printed."""
+    finished = run("readv.py", "/proc/version")
+    assert (finished.returncode, finished.stdout) == (0, Path("/proc/version").read_bytes())
+
+
+def test_readv_refuses_a_missing_file_and_a_directory(tmp_path: Path) -> None:
+    """What cannot be opened is one line on stderr, with its path."""
+    assert_fails(run("readv.py", tmp_path / "none"), "No such file or directory: '.*none'")
+    assert_fails(run("readv.py", tmp_path), "Is a directory")
+
+
+def test_readv_reports_that_stdout_is_full(tmp_path: Path) -> None:
+    """An error of the output is one line on stderr, for a little data and for much."""
+    for size in (10, 1_000_000):
+        path = tmp_path / "file"
+        path.write_bytes(pattern(size))
+        with Path("/dev/full").open("wb") as full:
+            finished = subprocess.run(
+                command("readv.py", path),
+                stdout=full,
+                stderr=subprocess.PIPE,
+                env=ENVIRONMENT,
+                timeout=SECONDS,
+                check=False,
+            )
+        assert_fails(finished, "No space left on device")
+
+
+def test_readv_ends_quietly_when_nobody_reads(tmp_path: Path) -> None:
+    """Into a pipe that is closed early it dies of SIGPIPE, as cat does, without a word."""
+    path = tmp_path / "file"
+    path.write_bytes(pattern(1_000_000))
+    with subprocess.Popen(
+        command("readv.py", path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
+    ) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.close()
+        assert child.stderr.read() == b""
+    assert child.returncode == -signal.SIGPIPE
+
+
+# ---- writev_fsync ----
+
+
+def test_writev_fsync_writes_its_arguments_as_lines(tmp_path: Path) -> None:
+    """Each argument is a line, an empty one and one that is not UTF-8 included."""
+    path = tmp_path / "file"
+    path.write_bytes(pattern(1000))
+    finished = run("writev_fsync.py", path, "one", "", os.fsdecode(b"\xff"))
+    assert_succeeds(finished, b"7 bytes written and synced\n")
+    assert path.read_bytes() == b"one\n\n\xff\n"
+
+
+@pytest.mark.parametrize("count", [0, 1, 1023, 1024, 1025, 5000])
+def test_writev_fsync_writes_any_number_of_lines_from_stdin(tmp_path: Path, count: int) -> None:
+    """Stdin is written as it is, with more lines than one Writev takes, and with none."""
+    lines = b"".join(b"line %d\n" % number for number in range(count)) + b"without an end"
+    finished = run("writev_fsync.py", tmp_path / "file", stdin=lines if count else b"")
+    assert finished.returncode == 0
+    assert (tmp_path / "file").read_bytes() == (lines if count else b"")
+
+
+def test_writev_fsync_goes_on_after_short_writes(tmp_path: Path) -> None:
+    """When the kernel cuts every write after three bytes, all is written nevertheless."""
+    three_at_a_time = (
+        "whole = uring.Writev\n"
+        "def short(file, buffers, offset):\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (offset + 3, -1))\n"
+        "    return whole(file, buffers, offset)\n"
+        "uring.Writev = short"
+    )
+    path = tmp_path / "file"
+    finished = run_after(three_at_a_time, "writev_fsync.py", path, "abcdefg", "", "hijk")
+    assert_succeeds(finished, b"14 bytes written and synced\n")
+    assert path.read_bytes() == b"abcdefg\n\nhijk\n"
+
+
+def test_writev_fsync_reports_a_file_that_must_not_grow(tmp_path: Path) -> None:
+    """A write that stays short for want of room ends with the reason, after what fits."""
+    limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (5, 5))"
+    path = tmp_path / "file"
+    assert_fails(run_after(limit, "writev_fsync.py", path, "abc", "def"), "File too large")
+    assert path.read_bytes() == b"abc\nd"
+
+
+@pytest.mark.slow
+def test_writev_fsync_reports_what_cannot_be_opened_or_synced(tmp_path: Path) -> None:
+    """A directory, a missing directory, and a device that cannot sync are one line each."""
+    assert_fails(run("writev_fsync.py", tmp_path, "text"), "Is a directory")
+    assert_fails(run("writev_fsync.py", tmp_path / "no" / "file", "text"), "No such file")
+    assert_fails(run("writev_fsync.py", "/dev/null", "text"), "Invalid argument")
+
+
+# ---- cp ----
+
+
+@pytest.mark.parametrize("size", [0, 1, 262143, 262144, 262145, 16 * 262144, 16 * 262144 + 1])
+def test_cp_copies_a_file_of_any_size(tmp_path: Path, size: int) -> None:
+    """The copy is the source, byte for byte, whatever the target held before."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(pattern(size))
+    target.write_bytes(b"x" * 300_000)
+    assert_succeeds(run("cp.py", source, target), b"copied %d bytes\n" % size)
+    assert target.read_bytes() == pattern(size)
+
+
+@pytest.mark.slow
+def test_cp_copies_many_megabytes(tmp_path: Path) -> None:
+    """The hash of a copy of 40 MB is that of the source."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(pattern(40_000_001))
+    assert_succeeds(run("cp.py", source, target), b"copied 40000001 bytes\n")
+    with source.open("rb") as one, target.open("rb") as other:
+        digests = [hashlib.file_digest(file, "sha256").digest() for file in (one, other)]
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o444, 0o751])
+def test_cp_keeps_the_permissions(tmp_path: Path, mode: int) -> None:
+    """The target has the source's permissions, whatever the umask."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(b"text")
+    source.chmod(mode)
+    assert run("cp.py", source, target).returncode == 0
+    assert target.stat().st_mode & 0o7777 == mode
+
+
+def test_cp_copies_a_file_that_has_no_size(tmp_path: Path) -> None:
+    """A file under /proc, whose size is 0 and whose reads are short, is copied."""
+    source, target = Path("/proc/crypto"), tmp_path / "target"
+    assert run("cp.py", source, target).returncode == 0
+    assert target.read_bytes() == source.read_bytes()
+
+
+def test_cp_goes_on_after_short_reads_and_writes(tmp_path: Path) -> None:
+    """The copy is whole when the kernel reads and writes less than it was asked to."""
+    short = (
+        "Read, Write = uring.Read, uring.Write\n"
+        "class ShortRead(Read):\n"
+        "    def _encode(self):\n"
+        "        return Read(self.fd, self.buffer[:50_000], self.offset)._encode()\n"
+        "class ShortWrite(Write):\n"
+        "    def _encode(self):\n"
+        "        return Write(self.fd, self.buffer[:30_000], self.offset)._encode()\n"
+        "uring.Read, uring.Write = ShortRead, ShortWrite"
+    )
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(pattern(6_000_001))
+    assert_succeeds(run_after(short, "cp.py", source, target), b"copied 6000001 bytes\n")
+    assert target.read_bytes() == pattern(6_000_001)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "copied"),
+    [(2 * BLOCK, 10 * BLOCK, 2 * BLOCK), (9 * BLOCK, 10, 3 * BLOCK)],
+    ids=["grows", "shrinks"],
+)
+def test_cp_stops_at_the_first_end_of_a_file_that_changes(
+    tmp_path: Path, before: int, after: int, copied: int
+) -> None:
+    """A source that grows or shrinks once three blocks were read is copied without a hole."""
+    change = (
+        "queue = uring.Ring.queue\n"
+        "def queue_and_change(ring, op, *, user_data=None):\n"
+        "    number = queue(ring, op, user_data=user_data)\n"
+        f"    if isinstance(op, uring.Read) and op.offset == {2 * BLOCK}:\n"
+        "        ring.submit_and_wait(3)\n"
+        f"        os.truncate(sys.argv[1], {after})\n"
+        "    return number\n"
+        "uring.Ring.queue = queue_and_change"
+    )
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(pattern(before))
+    assert_succeeds(run_after(change, "cp.py", source, target), b"copied %d bytes\n" % copied)
+    assert target.read_bytes() == pattern(copied)
+
+
+@pytest.mark.slow
+def test_cp_refuses_to_copy_a_file_onto_itself(tmp_path: Path) -> None:
+    """Source and target under one name, a hard link or a symlink are refused, and unharmed."""
+    source = tmp_path / "source"
+    source.write_bytes(pattern(1000))
+    (tmp_path / "hard").hardlink_to(source)
+    (tmp_path / "soft").symlink_to(source)
+    for name in ("source", "hard", "soft"):
+        assert_fails(run("cp.py", source, tmp_path / name), "are the same file")
+    assert source.read_bytes() == pattern(1000)
+
+
+@pytest.mark.slow
+def test_cp_refuses_what_is_no_regular_file(tmp_path: Path) -> None:
+    """A pipe, a device and a directory are refused at once, on either side."""
+    source = tmp_path / "source"
+    source.write_bytes(b"text")
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        assert_fails(run("cp.py", path, tmp_path / "target"), f"{path} is not a regular file")
+        assert_fails(run("cp.py", source, path), f"{path} is not a regular file")
+    assert not (tmp_path / "target").exists()
+
+
+def test_cp_reports_a_missing_file_and_leaves_the_target_alone(tmp_path: Path) -> None:
+    """A source that is not there is one line on stderr; the target keeps its contents."""
+    target = tmp_path / "target"
+    target.write_bytes(b"precious")
+    assert_fails(run("cp.py", tmp_path / "none", target), "No such file or directory: '.*none'")
+    assert target.read_bytes() == b"precious"
+
+
+def test_cp_reports_a_target_that_must_not_grow(tmp_path: Path) -> None:
+    """A write that fails ends the copy with one line on stderr."""
+    source = tmp_path / "source"
+    source.write_bytes(pattern(6_000_000))
+    limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))"
+    assert_fails(run_after(limit, "cp.py", source, tmp_path / "target"), "File too large")
+
+
+def test_cp_shows_its_progress_on_a_terminal(tmp_path: Path) -> None:
+    """On a terminal stderr shows bytes, percentage and rate; the last line says 100 %."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(pattern(10_000_000))
+    ours, theirs = pty.openpty()
+    shown = b""
+    with subprocess.Popen(
+        command("cp.py", source, target), stdout=subprocess.PIPE, stderr=theirs, env=ENVIRONMENT
+    ) as child:
+        os.close(theirs)
+        with open(ours, "rb", buffering=0) as terminal:  # noqa: PTH123 - a descriptor
+            while part := read_terminal(terminal):
+                shown += part
+        assert child.stdout is not None
+        assert child.stdout.read() == b"copied 10000000 bytes\n"
+    assert child.returncode == 0
+    lines = shown.rstrip(b"\r\n").split(b"\r")
+    assert len(lines) > 1
+    assert all(re.fullmatch(rb" *\d+% \d+ bytes, \d+ MiB/s ", line) for line in lines), lines
+    assert lines[-1].startswith(b"100% 10000000 bytes, ")
+    assert target.read_bytes() == source.read_bytes()
+
+
+def read_terminal(terminal: BinaryIO) -> bytes:
+    """Read what the other side of a pty shows; nothing once that is closed, which is an EIO."""
+    try:
+        return terminal.read(65536)
+    except OSError:
+        return b""
+
+
+# ---- echo_server ----
+
+
+class Server:
+    """A running echo_server.py."""
+
+    def __init__(self, child: subprocess.Popen[bytes]) -> None:
+        self.child = child
+        assert child.stdout is not None
+        greeting = re.fullmatch(rb"listening on 127\.0\.0\.1:(\d+)\n", child.stdout.readline())
+        assert greeting is not None
+        self.address = "127.0.0.1", int(greeting[1])
+
+    def connect(self) -> socket.socket:
+        """Return a client that is connected."""
+        return socket.create_connection(self.address, timeout=SECONDS)
+
+    def descriptors(self) -> int:
+        """Return how many descriptors the server has open."""
+        return len(list(Path(f"/proc/{self.child.pid}/fd").iterdir()))
+
+    def wait_for_error(self) -> bytes:
+        """Return the next line on stderr."""
+        assert self.child.stderr is not None
+        return self.child.stderr.readline()
+
+    def stop(self) -> tuple[int, bytes, bytes]:
+        """Send what Ctrl-C sends; return the exit status and what was still printed."""
+        self.child.send_signal(signal.SIGINT)
+        stdout, stderr = self.child.communicate(timeout=SECONDS)
+        return self.child.returncode, stdout, stderr
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """Give a server on a free port."""
+    with running(command("echo_server.py", "--port", "0")) as server:
+        yield server
+
+
+@contextmanager
+def running(arguments: Sequence[str]) -> Iterator[Server]:
+    """Run a server, and kill it in the end if it has not stopped."""
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
+    ) as child:
+        try:
+            yield Server(child)
+        finally:
+            child.kill()
+
+
+def echo(client: socket.socket, sent: bytes) -> bytes:
+    """Send in one thread and receive in another until the server closes; return what came."""
+
+    def send() -> None:
+        client.sendall(sent)
+        client.shutdown(socket.SHUT_WR)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    received = b"".join(iter(lambda: client.recv(65536), b""))
+    sender.join()
+    return received
+
+
+def send_until_full(client: socket.socket) -> None:
+    """Send, and read nothing, until nothing more can be sent: so the server's send waits, too."""
+    client.settimeout(0)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            client.send(bytes(65536))
+
+
+def test_echo_server_serves_fifty_connections_at_once(server: Server) -> None:
+    """50 clients that are all connected get their own 100 KB back; the summary counts them."""
+    with ExitStack() as stack:
+        clients = [stack.enter_context(server.connect()) for _ in range(50)]
+        sent = [pattern(100_000 + number)[number:] for number in range(50)]
+        with ThreadPoolExecutor(50) as pool:
+            received = list(pool.map(echo, clients, sent))
+    assert received == sent
+    assert server.stop() == (0, b"served 50 connections, 5000000 bytes\n", b"")
+
+
+def test_echo_server_sends_on_when_a_send_is_partial(server: Server) -> None:
+    """A client that sends 8 MB before it reads with small buffers gets every byte in order."""
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(SECONDS)
+        client.connect(server.address)
+        assert echo(client, pattern(8_000_000)) == pattern(8_000_000)
+    assert server.stop() == (0, b"served 1 connections, 8000000 bytes\n", b"")
+
+
+def test_echo_server_stops_while_connections_are_open(server: Server) -> None:
+    """Ctrl-C with idle connections, and with one that does not read, ends it with status 0."""
+    with server.connect() as idle, server.connect() as stuck:
+        idle.sendall(b"x")
+        assert idle.recv(1) == b"x"
+        send_until_full(stuck)
+        status, stdout, stderr = server.stop()
+    assert (status, stderr) == (0, b"")
+    assert re.fullmatch(rb"served 2 connections, \d+ bytes\n", stdout)
+
+
+def test_echo_server_survives_a_connection_that_is_reset(server: Server) -> None:
+    """A reset ends that connection only, whether the server was receiving or sending."""
+    with server.connect() as other:
+        other.sendall(b"x")
+        assert other.recv(1) == b"x"
+        before = server.descriptors()
+        for is_sending in (False, True):
+            client = server.connect()
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+            if is_sending:
+                send_until_full(client)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+        deadline = time.monotonic() + SECONDS
+        while server.descriptors() > before:  # nothing else tells that the server has noticed
+            assert time.monotonic() < deadline
+        assert echo(other, b"still here") == b"still here"
+    status, stdout, stderr = server.stop()
+    assert (status, stderr) == (0, b"")
+    assert stdout.startswith(b"served 3 connections, ")
+
+
+@pytest.mark.slow
+def test_echo_server_pauses_when_there_are_no_descriptors() -> None:
+    """With its descriptors used up it says so, keeps serving, uses no processor, and recovers."""
+    limit = "resource.setrlimit(resource.RLIMIT_NOFILE, (8, 8))"
+    program = python_after(limit, "echo_server.py", "--port", "0")
+    with running(program) as server, ExitStack() as stack:
+        clients = [stack.enter_context(server.connect()) for _ in range(12)]
+        assert b"Too many open files" in server.wait_for_error()
+        began = time.monotonic()
+        for _ in range(2):
+            assert b"Too many open files" in server.wait_for_error()
+        assert time.monotonic() - began > 0.3  # two pauses of a quarter of a second
+        clients[0].sendall(b"x")
+        assert clients[0].recv(1) == b"x"
+        assert processor_seconds(server.child.pid) < 1
+        for client in clients:  # each one that ends makes room for the next
+            assert echo(client, b"text") == b"text"
+        status, stdout, _ = server.stop()
+    assert (status, stdout) == (0, b"served 12 connections, 49 bytes\n")
+
+
+def processor_seconds(pid: int) -> float:
+    """Return how much processor time a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_echo_server_reports_where_it_cannot_listen(server: Server) -> None:
+    """A port in use and a host that is no address are one line each."""
+    assert_fails(run("echo_server.py", "--port", str(server.address[1])), "in use")
+    assert_fails(run("echo_server.py", "--host", "1.2.3.4.5"), "")
+
+
+def test_echo_server_reports_a_port_out_of_range() -> None:
+    """A port over 65535 ends it with a message (before it, create_server() leaks a socket)."""
+    finished = run("echo_server.py", "--port", "65536")
+    assert finished.returncode == 1
+    assert finished.stderr.endswith(b"error: bind(): port must be 0-65535.\n")
