@@ -127,6 +127,9 @@ class InFlight:
         """Enter records; those that are in already stay in."""
         if self.ended is not None:
             self.retire()
+        if len(records) == 1:  # setting up the bulk form would cost more than the rest
+            self._add(records[0])
+            return
         fresh = {record[0]: record for record in records}
         if (
             len(fresh) == len(records)
@@ -140,14 +143,12 @@ class InFlight:
 
     def _add(self, record: Record) -> None:
         number = record[0]
-        if record in self:
-            return
         known = self.entries.get(number)
         if number in self.shared:
-            self.shared[number].add(record)
+            self.shared[number].add(record)  # by identity: once
         elif known is None:
             self.entries[number] = record
-        else:
+        elif known is not record:
             group = _Shared(known)
             group.add(record)
             self.shared[number] = group
@@ -226,6 +227,7 @@ class InFlight:
             return
         group.finished.add(place)
         if len(group.finished) >= len(group.records):
+            self.entries.pop(number, None)  # left there, if forming the group was cut off
             self.shared.pop(number, None)
 
     def discard_number(self, number: int) -> None:

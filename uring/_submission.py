@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from uring._core import Core
 from uring._ffi import ffi, lib
-from uring._inflight import Record, is_linked
+from uring._inflight import Record, Subject, is_linked, skips
 from uring._setup import RingParams, check_range
 from uring.completions import Answer
 from uring.errors import SubmissionQueueFull
@@ -71,13 +71,12 @@ class SubmissionSide(Core):
         if self._refusal is not None or self._owner is not None:
             self._check_use()
         record = self._record(op, user_data)
-        if record[1][1] & _SKIP:
-            self._in_flight.chain_skips([record])  # raises: it stands alone
-        if self._in_flight.chains:
-            self._check_unshared(record)
-        if len(self._pending) > self._room:
+        if record[1][1] & _SKIP or self._in_flight.chains:
+            self._check_alone(record)
+        pending = self._pending
+        if len(pending) > self._room:
             self._make_room(1)
-        self._pending.append(record)
+        pending.append(record)
         if self._refusal is not None:  # closed meanwhile: it will never be submitted
             self._check_open()
         return record[0]
@@ -113,19 +112,33 @@ class SubmissionSide(Core):
         return [record[0] for record in records]
 
     def _record(self, op: Queueable, user_data: int | None) -> Record:
+        try:
+            encoded, pins = op._prepared or op._encode()
+        except (AttributeError, TypeError):
+            self._check_operation(op)
+            raise
+        if user_data is None:
+            user_data = op.user_data
+            if user_data is None:
+                return self._next_user_data(), encoded, self._subject(op, pins), pins
+        if user_data.__class__ is not int or not 0 <= user_data <= UINT64_MAX:
+            user_data = int(check_range("user_data", user_data, 0, UINT64_MAX))
+        if pins is None:
+            return user_data, encoded, op, None
+        return user_data, encoded, self._subject(op, pins), pins
+
+    def _subject(self, op: Queueable, pins: object) -> Subject:
+        return Answer(op, pins) if pins is not None and op._keeps_memory else op
+
+    def _check_operation(self, op: object) -> None:
         if not isinstance(op, Queueable):
             what = "a class: make an instance of it" if isinstance(op, type) else type(op).__name__
             raise TypeError(f"the ring queues operations and SQEs, not {what}")
-        encoded, pins = op._encode()
-        if user_data is None:
-            user_data = op.user_data
-        if user_data is None:
-            user_data = self._next_user_data()
-        elif user_data.__class__ is not int or not 0 <= user_data <= UINT64_MAX:
-            user_data = int(check_range("user_data", user_data, 0, UINT64_MAX))
-        if pins is not None and op._keeps_memory:
-            return user_data, encoded, Answer(op, pins), pins
-        return user_data, encoded, op, pins
+
+    def _check_alone(self, record: Record) -> None:
+        if skips(record):
+            self._in_flight.chain_skips([record])  # raises: nothing stands behind it
+        self._check_unshared(record)
 
     def _enter_chains(self, records: Sequence[Record]) -> None:
         chains = self._in_flight.chain_skips(records)
@@ -221,8 +234,11 @@ class SubmissionSide(Core):
             lock.release()
         if self._is_sqpoll:
             self._room = 0  # from here on only the kernel knows
-        sqes = b"".join([record[1] for record in records])
-        numbers = array("Q", [record[0] for record in records]).tobytes()
+        if len(records) == 1:  # as in InFlight.add()
+            sqes, numbers = records[0][1], records[0][0].to_bytes(8, sys.byteorder)
+        else:
+            sqes = b"".join([record[1] for record in records])
+            numbers = array("Q", [record[0] for record in records]).tobytes()
         return lib.uring_submit(self._shim, tail, sqes, numbers, len(records))
 
     def _fitting(self, records: Sequence[Record]) -> int:

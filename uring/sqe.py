@@ -155,6 +155,9 @@ class Queueable:
     flags: SQEFlags
     user_data: int | None
 
+    _prepared: tuple[bytes, None] | None = None
+    """What `_encode` gives, for an instance that lends no memory and has been encoded before."""
+
     _keeps_memory: ClassVar[bool] = False
     """Whether `_result` reads what the kernel wrote, so the pins are its memory and are kept."""
 

@@ -22,10 +22,9 @@ class Nop(Operation):
     opcode = Opcode.NOP
 
     def _encode(self) -> tuple[bytes, object]:
-        known = self.__dict__
-        if "_encoded" not in known:  # immutable and without memory: encoded once
-            known["_encoded"] = self._pack()
-        return known["_encoded"], None
+        prepared = self._pack(), None
+        self.__dict__["_prepared"] = prepared
+        return prepared
 
 
 @operation
