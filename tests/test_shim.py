@@ -1,0 +1,91 @@
+"""The C shim through its door: the layout of its structs, and what its functions refuse."""
+
+import errno
+import json
+import struct
+import time
+from pathlib import Path
+
+import pytest
+
+import uring
+from uring._ffi import ffi, lib
+from uring.registry.cancel import _SYNC_CANCEL
+
+LAYOUTS = json.loads((Path(__file__).parent / "data" / "layouts.json").read_text(encoding="utf-8"))[
+    "linux-7.2.13"
+]
+NOP = bytes(64)
+
+
+def test_params_have_the_layout_of_the_kernels() -> None:
+    """Our uring_params has the size of io_uring_params, and each field its offset."""
+    kernel = LAYOUTS["io_uring_params"]
+    assert ffi.sizeof("struct uring_params") == kernel["size"] == 120
+    fields = {"sq_thread_idle", "sq_thread_cpu", "sq_entries", "cq_entries", "flags", "features"}
+    for name in (*fields, "wq_fd"):
+        assert ffi.offsetof("struct uring_params", name) == kernel["fields"][name]["offset"]
+
+
+def test_register_structs_have_the_size_of_the_kernels() -> None:
+    """What is packed for io_uring_register(2) is as long as the kernel's structs."""
+    assert _SYNC_CANCEL.size == LAYOUTS["io_uring_sync_cancel_reg"]["size"]
+    assert struct.calcsize("=IIQ") == LAYOUTS["io_uring_files_update"]["size"]
+    assert struct.calcsize("=qq") == LAYOUTS["__kernel_timespec"]["size"]
+
+
+def test_placing_needs_the_tail_that_is_there(ring: uring.Ring) -> None:
+    """Who is not at the tail any more places nothing, so nothing is placed twice."""
+    assert lib.uring_submit(ring._shim, 1, NOP, bytes(8), 1) == -errno.ESTALE
+    assert lib.uring_submit(ring._shim, 0, NOP, bytes(8), 1) & 0xFFFFFFFF == 1
+    assert lib.uring_submit(ring._shim, 0, NOP, bytes(8), 1) == -errno.ESTALE
+    assert ring.sq.tail == 1
+
+
+def test_placing_is_all_or_none(ring: uring.Ring) -> None:
+    """Nine SQEs do not go into eight entries, not even the first of them."""
+    assert lib.uring_submit(ring._shim, 0, NOP * 9, bytes(72), 9) == -errno.ENOSPC
+    assert (ring.sq.tail, ring.cq.tail) == (0, 0)
+
+
+def test_sealed_ring_serves_only_its_closer(ring: uring.Ring) -> None:
+    """After the seal, submitting and waiting are for the one who sealed it."""
+    assert lib.uring_sealed_submit(ring._shim, 0, NOP, bytes(8), 1) == -errno.ESHUTDOWN
+    assert lib.uring_seal(ring._shim) == 0
+    assert lib.uring_submit(ring._shim, 0, NOP, bytes(8), 1) == -errno.ESHUTDOWN
+    assert lib.uring_wait(ring._shim, 1, 0) == -errno.ESHUTDOWN
+    assert lib.uring_sealed_submit(ring._shim, 0, NOP, bytes(8), 1) & 0xFFFFFFFF == 1
+    assert lib.uring_sealed_wait(ring._shim, 1, 0) == 0
+
+
+def test_exited_ring_refuses_everybody(ring: uring.Ring) -> None:
+    """Each function says ESHUTDOWN once the mappings are gone, and exiting again is nothing."""
+    shim, room = ring._shim, ffi.new("char[]", 16)
+    ring.close()
+    assert lib.uring_exit(shim) == 0
+    refused = [
+        lib.uring_submit(shim, 0, NOP, bytes(8), 1),
+        lib.uring_sealed_submit(shim, 0, NOP, bytes(8), 1),
+        lib.uring_wait(shim, 1, -1),
+        lib.uring_cq_copy(shim, 0, 1, room),
+        lib.uring_cq_seek(shim, 0),
+        lib.uring_register(shim, 3, ffi.NULL, 0),
+        lib.uring_counters(shim, ffi.new("struct uring_counters *")),
+        lib.uring_seal(shim),
+    ]
+    assert refused == [-errno.ESHUTDOWN] * 8
+
+
+def test_never_mapped_ring_refuses_everybody() -> None:
+    """A zeroed struct is not a ring, and exiting it closes nothing."""
+    shim = ffi.new("struct uring *")
+    assert lib.uring_wait(shim, 1, -1) == -errno.ESHUTDOWN
+    assert lib.uring_exit(shim) == 0
+
+
+@pytest.mark.parametrize("left_ns", [-(10**9), 0, 5_000_000])
+def test_wait_ends_at_its_deadline(ring: uring.Ring, left_ns: int) -> None:
+    """A deadline in the past ends at once, one in the future not before its time."""
+    deadline = time.monotonic_ns() + left_ns
+    assert lib.uring_wait(ring._shim, 1, deadline) == -errno.ETIME
+    assert time.monotonic_ns() >= deadline
