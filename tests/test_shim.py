@@ -12,9 +12,8 @@ import uring
 from uring._ffi import ffi, lib
 from uring.registry.cancel import _SYNC_CANCEL
 
-LAYOUTS = json.loads((Path(__file__).parent / "data" / "layouts.json").read_text(encoding="utf-8"))[
-    "linux-7.2.13"
-]
+DATA = Path(__file__).parent / "data" / "layouts.json"
+LAYOUTS = json.loads(DATA.read_text(encoding="utf-8"))["structs"]
 NOP = bytes(64)
 
 
