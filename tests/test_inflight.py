@@ -46,8 +46,8 @@ def post(table: InFlight, *numbers: int, flags: list[int] | None = None) -> None
 def entered(*records: Record) -> InFlight:
     """A table with records in it, chains too, as the ring enters them."""
     table = InFlight()
-    table.chains.update(table.chain_skips(records))
-    table.add(records)
+    table.claims.update(table.claim(records, []))
+    table.add([0, *records])
     return table
 
 
@@ -78,8 +78,8 @@ def test_inflight_adding_a_record_again_changes_nothing() -> None:
     """A record handed over twice, as after an interrupted submit, counts once."""
     first, second = record(1), record(2)
     table = entered(first)
-    table.add([first])
-    table.add([first, second])
+    table.add([0, first])
+    table.add([0, first, second])
     assert len(table) == 2
     assert table.look_up([1]) == [first[2]]
     post(table, 1, 2)
@@ -154,10 +154,10 @@ def test_inflight_sharing_later_than_a_completion_counts_anew() -> None:
     """A number that was retired and used again needs a completion of its own."""
     table = entered(record(7))
     post(table, 7)
-    table.add([record(7), record(7)])
+    table.add([0, record(7), record(7)])
     post(table, 7)
     assert len(table) == 1
-    table.add([record(7)])
+    table.add([0, record(7)])
     assert len(table) == 2
     post(table, 7, 7)
     assert len(table) == 0
@@ -266,7 +266,7 @@ def test_inflight_add_retires_first() -> None:
     table = entered(record(1))
     table.ended = 0, [1], None
     again = record(1)
-    table.add([again])
+    table.add([0, again])
     assert again in table
     assert len(table) == 1
 
@@ -281,7 +281,7 @@ class Reentering(dict[int, Any]):
         if self.table.ended is not None:
             self.table.entries = dict(self)
             self.table.retire()
-            self.table.add([record(2)])
+            self.table.add([0, record(2)])
         return super().pop(*args)
 
 
@@ -310,7 +310,7 @@ def test_inflight_chain_is_ended_by_the_one_that_posts() -> None:
     table = entered(flagged(1, SKIP | LINK), flagged(2, SKIP | LINK), flagged(3, SQEFlags(0)))
     assert len(table) == 3
     post(table, 3)
-    assert (len(table), table.chains) == (0, {})
+    assert (len(table), table.claims) == (0, {})
 
 
 def test_inflight_chain_waits_for_the_terminal_completion() -> None:
@@ -335,7 +335,7 @@ def test_inflight_chain_is_ended_by_a_failure_of_one_that_skips() -> None:
     """A skipping operation that posts has failed, and the kernel posts nothing for the rest."""
     table = entered(flagged(1, SKIP | LINK), flagged(2, SKIP | LINK), flagged(3, SQEFlags(0)))
     post(table, 2)
-    assert (len(table), table.chains) == (0, {})
+    assert (len(table), table.claims) == (0, {})
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,7 @@ def test_inflight_chain_is_ended_by_a_failure_of_one_that_skips() -> None:
 def test_inflight_chain_that_could_not_end_is_refused(records: list[Record]) -> None:
     """Without something that posts behind it, a skipping operation raises ValueError."""
     with pytest.raises(ValueError, match="CQE_SKIP_SUCCESS"):
-        InFlight().chain_skips(records)
+        InFlight().claim(records, [])
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -377,18 +377,72 @@ def test_inflight_chain_needs_numbers_of_its_own(number: int) -> None:
         entered(record(number), record(number)),
         entered(flagged(number, SKIP | LINK), flagged(9, SQEFlags(0))),
     ):
-        with pytest.raises(ValueError, match="user_data of its own"):
-            table.chain_skips([flagged(1, SKIP | LINK), flagged(2, SQEFlags(0))])
+        with pytest.raises(ValueError, match="cannot be shared"):
+            table.claim([flagged(1, SKIP | LINK), flagged(2, SQEFlags(0))], [])
 
 
 def test_inflight_chains_without_skips_are_not_kept() -> None:
     """Ordinary chains need no bookkeeping; only the chain that skips has some."""
     table = InFlight()
-    assert table.chain_skips([flagged(1, LINK), flagged(2, SQEFlags(0))]) == {}
-    found = table.chain_skips(
-        [flagged(1, LINK), flagged(2, SQEFlags(0)), flagged(3, SKIP | LINK), record(4), record(5)]
+    assert table.claim([flagged(1, LINK), flagged(2, SQEFlags(0))], []) == {}
+    found = table.claim(
+        [flagged(1, LINK), flagged(2, SQEFlags(0)), flagged(3, SKIP | LINK), record(4), record(5)],
+        [],
     )
     assert sorted(found) == [3, 4]
+
+
+def test_inflight_number_of_a_maker_of_descriptors_is_for_its_kind() -> None:
+    """Openat may share a number with Openat, in any order, and with nothing else."""
+    opens, nop = [record(1, uring.Openat("/")) for _ in range(3)], record(1, uring.Nop())
+    assert InFlight().claim(opens, []) == {1: uring.Openat}
+    table = entered(*opens)
+    assert table.claim([record(2)], []) == {}
+    for known, new, pending in (
+        (table, nop, []),
+        (InFlight(), opens[0], [nop]),
+        (entered(nop), opens[0], []),
+        (entered(nop, record(1, uring.Fsync(0))), opens[0], []),
+    ):
+        with pytest.raises(ValueError, match="cannot be shared"):
+            known.claim([new], pending)
+    for batch in ([opens[0], nop], [nop, opens[0]]):
+        with pytest.raises(ValueError, match="of Openat"):
+            InFlight().claim(batch, [])
+    post(table, 1, 1)
+    assert table.claims == {1: uring.Openat}
+    post(table, 1)
+    assert (table.claims, table.claim([nop], [])) == ({}, {})
+    drawn = record(2**63, uring.Openat("/"))
+    assert InFlight().claim([drawn], []) == {}
+
+
+class MovingTail(dict[int, Any]):
+    """A dict during whose look-ups a handler submits everything, and it ends."""
+
+    pending: list[Any]
+
+    def get(self, *args: Any) -> Any:
+        """Look up, and let the handler run."""
+        self.pending[:] = [self.pending[0] + len(self.pending) - 1]
+        return super().get(*args)
+
+
+@pytest.mark.parametrize("known", [[], [7], [7, 7]])
+def test_inflight_add_notices_a_handler_that_submitted(known: list[int]) -> None:
+    """What a handler handed over in the middle, and what has ended since, is not entered again."""
+    table = entered(*(record(number) for number in known))
+    pending: list[Any] = [0, record(7)]
+    if len(known) < 2:
+        entries = MovingTail(table.entries)
+        entries.pending = pending
+        table.entries = entries
+    else:
+        shared = MovingTail(table.shared)
+        shared.pending = pending
+        table.shared = shared
+    assert table.add(pending)[0] == 0
+    assert len(table) == len(known)
 
 
 class Model(RuleBasedStateMachine):
@@ -417,7 +471,7 @@ class Model(RuleBasedStateMachine):
     @rule(numbers=st.lists(st.integers(0, 4), max_size=4))
     def add(self, numbers: list[int]) -> None:
         """Enter some operations, numbers shared or not."""
-        self.table.add([self._fresh(number) for number in numbers])
+        self.table.add([0, *(self._fresh(number) for number in numbers)])
 
     @rule(
         posted=st.lists(st.tuples(st.integers(0, 5), st.sampled_from([0, 0, MORE])), max_size=5),

@@ -8,7 +8,7 @@ Three rules.
 2. Several operations may share a user_data. The kernel does not say which of them a CQE ends, so
    all of their memory stays until as many terminal CQEs have come.
 3. An operation with CQE_SKIP_SUCCESS posts only when it fails. In its chain it stands before an
-   operation that does post (`chain_skips` sees to it), and the CQE of that one ends both.
+   operation that does post (`claim` sees to it), and the CQE of that one ends both.
 
 A signal handler may run between any two calls that Python makes, raise KeyboardInterrupt there, or
 come back into the ring. So nothing is taken out until the reader has made sure of the CQEs:
@@ -18,8 +18,8 @@ into C, no ring: this is tested by itself.
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
 
 import attrs
 
@@ -36,6 +36,9 @@ Ended = tuple[int, list[int], list[int] | None]
 """(the first CQE's place in the queue, the user_data of each, their flags unless none has MORE)"""
 
 UNKNOWN: Final[Record] = (0, b"", None, None)
+
+FIRST_DRAWN: Final = 2**63
+"""From here upwards the ring draws the numbers of operations that were given none."""
 
 _LINKED: Final = int(SQEFlags.IO_LINK | SQEFlags.IO_HARDLINK)
 _HARD: Final = int(SQEFlags.IO_HARDLINK)
@@ -97,15 +100,19 @@ class Chain:
         return (*self.numbers[: self.skipping], number)
 
 
+Claim = Chain | type[Queueable]
+"""The chain, or the one kind of operation, that a user_data belongs to while it is in flight."""
+
+
 class InFlight:
     """The table of one ring. Its length counts operations whose terminal CQE is still to come."""
 
-    __slots__ = ("chains", "ended", "entries", "shared")
+    __slots__ = ("claims", "ended", "entries", "shared")
 
     def __init__(self) -> None:
         self.entries: dict[int, Record] = {}
         self.shared: dict[int, _Shared] = {}
-        self.chains: dict[int, Chain] = {}
+        self.claims: dict[int, Claim] = {}
         self.ended: Ended | None = None
         """What was copied out and is not retired yet."""
 
@@ -123,48 +130,65 @@ class InFlight:
         """Every user_data in flight."""
         return [*self.entries, *self.shared]
 
-    def add(self, records: Sequence[Record]) -> None:
-        """Enter records; those that are in already stay in."""
+    def add(self, pending: list[Any]) -> tuple[int, list[Record]]:
+        """
+        Enter what is pending: (the tail that comes first in `pending`, the records behind it).
+
+        Records that are in already stay in. A handler that came back into the ring may have
+        submitted and even finished them after they were read here, which moves `pending[0]`: that
+        is looked at right before each change, as in `retire`.
+        """
         if self.ended is not None:
             self.retire()
-        if len(records) == 1:  # setting up the bulk form would cost more than the rest
-            self._add(records[0])
-            return
+        records = pending[:]
+        tail: int = records[0]
+        del records[0]
+        if len(records) < 2:  # setting up the bulk form would cost more than the rest
+            for record in records:
+                self._add(record, pending, tail)
+            return tail, records
         fresh = {record[0]: record for record in records}
         if (
             len(fresh) == len(records)
             and self.entries.keys().isdisjoint(fresh)
             and (not self.shared or self.shared.keys().isdisjoint(fresh))
         ):
-            self.entries.update(fresh)
-            return
-        for record in records:
-            self._add(record)
+            if pending[0] == tail:
+                self.entries.update(fresh)
+        else:
+            for record in records:
+                self._add(record, pending, tail)
+        return tail, records
 
-    def _add(self, record: Record) -> None:
+    def _add(self, record: Record, pending: list[Any], tail: int) -> None:
         number = record[0]
         known = self.entries.get(number)
-        if number in self.shared:
-            self.shared[number].add(record)  # by identity: once
+        group = self.shared.get(number)
+        if group is not None:
+            if pending[0] == tail:
+                group.add(record)  # by identity: once
         elif known is None:
-            self.entries[number] = record
+            if pending[0] == tail:
+                self.entries[number] = record
         elif known is not record:
             group = _Shared(known)
             group.add(record)
-            self.shared[number] = group
-            del self.entries[number]
+            if pending[0] == tail:
+                self.shared[number] = group
+                del self.entries[number]
 
     def discard(self, record: Record) -> None:
         """Take out a record whose SQE the kernel has not seen and never will."""
         if record not in self:
             return
-        self.chains.pop(record[0], None)
         group = self.shared.get(record[0])
         if group is None:
+            self.claims.pop(record[0], None)
             del self.entries[record[0]]
             return
         del group.records[id(record)]
         if len(group.records) <= len(group.finished):
+            self.claims.pop(record[0], None)
             del self.shared[record[0]]
 
     def look_up(self, numbers: list[int]) -> list[Subject]:
@@ -193,7 +217,7 @@ class InFlight:
         if ended is None:
             return
         first, numbers, flags = ended
-        if flags is None and not self.shared and not self.chains:
+        if flags is None and not self.shared and not self.claims:
             if len(numbers) == 1:
                 self.entries.pop(numbers[0], None)
             else:
@@ -213,22 +237,23 @@ class InFlight:
             self.ended = None
 
     def _ended_by(self, number: int) -> Iterable[int]:
-        chain = self.chains.get(number)
-        if chain is None:
+        chain = self.claims.get(number)
+        if not isinstance(chain, Chain):
             return (number,)
         # A member that ended before may have left its number to an operation outside the chain.
-        return [each for each in chain.ended_by(number) if self.chains.get(each) is chain]
+        return [each for each in chain.ended_by(number) if self.claims.get(each) is chain]
 
     def _end(self, number: int, place: int) -> None:
-        self.chains.pop(number, None)
         group = self.shared.get(number)
         if group is None:
             self.entries.pop(number, None)
+            self.claims.pop(number, None)
             return
         group.finished.add(place)
         if len(group.finished) >= len(group.records):
             self.entries.pop(number, None)  # left there, if forming the group was cut off
             self.shared.pop(number, None)
+            self.claims.pop(number, None)
 
     def discard_number(self, number: int) -> None:
         """Take out one record with this user_data; of those that share it, the youngest."""
@@ -237,16 +262,62 @@ class InFlight:
         if record is not None:
             self.discard(record)
 
-    # ---- chains whose operations skip their CQE ----
+    # ---- numbers that cannot be shared with anything ----
 
-    def chain_skips(self, records: Sequence[Record]) -> dict[int, Chain]:
+    def claim(self, records: Sequence[Record], pending: Sequence[Record]) -> dict[int, Claim]:
         """
-        The chains in `records` that have skipping operations, by the user_data of each member.
+        What `records` claim of their user_data, to be stored in `claims` when they are queued.
+
+        A chain with skipping operations claims the numbers of all its members. An operation that
+        makes a descriptor claims the number that it was given for its own kind: if its CQE could be
+        another's, nobody could tell a descriptor that must be closed from a count. (Numbers that
+        the ring draws are not shared by accident, and need no claim.)
 
         Raises:
-            ValueError: nothing in the chain would say that a skipping operation has ended ->
-                let an operation that posts stand behind it, in the same `queue_all()`.
+            ValueError: two of them, or one and what is in flight or pending, cannot share a number,
+                or nothing in a chain would say that a skipping operation has ended.
         """
+        found: dict[int, Claim] = dict(self._chains(records))
+        for record in records:
+            operation = _operation(record[2])
+            if operation is not None and operation._makes_descriptor and record[0] < FIRST_DRAWN:
+                found.setdefault(record[0], type(operation))
+        if not found and not self.claims:
+            return found
+        for record in records:
+            number, kind = record[0], type(_operation(record[2]))
+            self._check_claim(number, kind, self.claims.get(number))
+            if not isinstance(found.get(number), Chain):
+                self._check_claim(number, kind, found.get(number))
+        for number, kind in self._kinds({*found}, pending):
+            self._check_claim(number, kind, found[number])
+        return found
+
+    def _kinds(
+        self, numbers: set[int], pending: Sequence[Record]
+    ) -> Iterator[tuple[int, type[Queueable | None]]]:
+        """The kinds of operations that have one of these numbers already."""
+        for number in numbers & self.entries.keys():
+            yield number, type(_operation(self.entries[number][2]))
+        for number in numbers & self.shared.keys():
+            yield number, type(_operation(self.shared[number].subject))
+        for record in pending:
+            if record[0] in numbers:
+                yield record[0], type(_operation(record[2]))
+
+    @staticmethod
+    def _check_claim(number: int, kind: type[Queueable | None], claim: Claim | None) -> None:
+        if claim is None or claim is kind:
+            return
+        what = "in a chain with CQE_SKIP_SUCCESS"
+        if not isinstance(claim, Chain):
+            what = f"of {claim.__name__}, whose result is a descriptor"
+        raise ValueError(
+            f"user_data {number:#x} is in use, and one {what} cannot be shared with others: use"
+            " another, or wait for its completion"
+        )
+
+    def _chains(self, records: Sequence[Record]) -> dict[int, Chain]:
         found: dict[int, Chain] = {}
         start = 0
         for stop, record in enumerate(records, 1):
@@ -255,10 +326,13 @@ class InFlight:
             members, start = records[start:stop], stop
             if any(map(skips, members)):
                 chain = self._chain(members, is_open=is_linked(record))
+                for number in chain.numbers:
+                    self._check_claim(number, type(None), found.get(number))
                 found.update(dict.fromkeys(chain.numbers, chain))
         return found
 
-    def _chain(self, members: Sequence[Record], *, is_open: bool) -> Chain:
+    @staticmethod
+    def _chain(members: Sequence[Record], *, is_open: bool) -> Chain:
         flags = [record[1][1] for record in members]
         skipping = sum(1 for flag in flags if flag & _SKIP)
         # A LinkTimeout posts when its time is over: that says nothing of the one before it.
@@ -275,13 +349,8 @@ class InFlight:
                 " one queue_all()"
             )
         numbers = tuple(record[0] for record in members)
-        if (
-            len(set(numbers)) < len(numbers)
-            or any(n in self.entries for n in numbers)
-            or (any(n in self.shared or n in self.chains for n in numbers))
-        ):
+        if len(set(numbers)) < len(numbers):
             raise ValueError(
-                "in a chain with CQE_SKIP_SUCCESS every operation needs a user_data of its own,"
-                " which nothing in flight shares"
+                "in a chain with CQE_SKIP_SUCCESS every operation needs a user_data of its own"
             )
         return Chain(numbers, skipping)

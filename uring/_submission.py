@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from uring._core import Core
 from uring._ffi import ffi, lib
-from uring._inflight import Record, Subject, is_linked, skips
+from uring._inflight import FIRST_DRAWN, Record, Subject, is_linked, skips
 from uring._setup import RingParams, check_range
 from uring.completions import Answer
 from uring.errors import SubmissionQueueFull
@@ -36,10 +36,11 @@ class SubmissionSide(Core):
 
     def __init__(self, shim: "CData", params: RingParams) -> None:
         super().__init__(shim, params)
-        self._pending: list[object] = [0]
+        self._pending: list[Any] = [0]
+        self._handovers = 0  # how many calls are (or were cut off) between adding and trimming
         self._is_sqpoll = bool(params.flags & SetupFlags.SQPOLL)
         self._room = params.sq_entries  # as many may be pending without asking the kernel
-        self._next_user_data = itertools.count(2**63).__next__
+        self._next_user_data = itertools.count(FIRST_DRAWN).__next__
 
     def sq_ready(self) -> int:
         """Return how many operations are queued that the kernel has not taken yet."""
@@ -71,11 +72,17 @@ class SubmissionSide(Core):
         if self._refusal is not None or self._owner is not None:
             self._check_use()
         record = self._record(op, user_data)
-        if record[1][1] & _SKIP or self._in_flight.chains:
-            self._check_alone(record)
         pending = self._pending
         if len(pending) > self._room:
             self._make_room(1)
+        # With a number of its own choice a maker of descriptors must not share it with others.
+        if (
+            record[1][1] & _SKIP
+            or self._in_flight.claims
+            or (op._makes_descriptor and record[0] < FIRST_DRAWN)
+        ):
+            with self._lock:
+                self._claim([record])
         pending.append(record)
         if self._refusal is not None:  # closed meanwhile: it will never be submitted
             self._check_open()
@@ -106,7 +113,7 @@ class SubmissionSide(Core):
                 )
             if len(self._pending) - 1 + len(records) > self._room:
                 self._make_room(len(records))
-            self._enter_chains(records)
+            self._claim(records)
             self._pending.extend(records)
         self._check_open()
         return [record[0] for record in records]
@@ -135,33 +142,17 @@ class SubmissionSide(Core):
             what = "a class: make an instance of it" if isinstance(op, type) else type(op).__name__
             raise TypeError(f"the ring queues operations and SQEs, not {what}")
 
-    def _check_alone(self, record: Record) -> None:
-        if skips(record):
-            self._in_flight.chain_skips([record])  # raises: nothing stands behind it
-        self._check_unshared(record)
-
-    def _enter_chains(self, records: Sequence[Record]) -> None:
-        chains = self._in_flight.chain_skips(records)
+    def _claim(self, records: Sequence[Record]) -> None:
+        """Refuse numbers that cannot be shared, and claim them. The lock is held."""
+        self._trim()
         pending = self._records()
-        if chains:
-            if pending and is_linked(pending[-1]):
-                raise ValueError(
-                    "the operation queued last is linked to this chain, which has"
-                    " CQE_SKIP_SUCCESS: queue the whole chain with one queue_all()"
-                )
-            if any(record[0] in chains for record in pending):
-                raise ValueError("a user_data of a chain with CQE_SKIP_SUCCESS is pending already")
-            self._in_flight.chains.update(chains)
-        elif self._in_flight.chains:
-            for record in records:
-                self._check_unshared(record)
-
-    def _check_unshared(self, record: Record) -> None:
-        if record[0] in self._in_flight.chains:
+        claims = self._in_flight.claim(records, pending)
+        if pending and is_linked(pending[-1]) and any(map(skips, records)):
             raise ValueError(
-                f"user_data {record[0]:#x} is in use by a chain with CQE_SKIP_SUCCESS, whose"
-                " numbers cannot be shared: wait for its completion, or use another"
+                "the operation queued last is linked to this chain, which has CQE_SKIP_SUCCESS:"
+                " queue the whole chain with one queue_all()"
             )
+        self._in_flight.claims.update(claims)
 
     def _make_room(self, count: int) -> None:
         with self._lock:
@@ -197,19 +188,19 @@ class SubmissionSide(Core):
         """Hand over what is pending: (CQEs ready << 32 | SQEs taken)."""
         taken = 0
         while True:
-            tail, records = self._snapshot()
+            tail, records = self._begin_handover()
             count = len(records)
             result = self._place(tail, records)
             if result == _NO_ROOM:
                 # The kernel would not take what is there, or threads queued past the end at the
                 # same moment: get rid of the former, then go on with as much as there is room for.
-                result = lib.uring_submit(self._shim, tail, b"", b"", 0)
+                result = self._place(tail, [])
                 if result >= 0:
                     taken += result & UINT32_MAX
                     records = records[: self._fitting(records)]
                     result = self._place(tail, records)
             if result >= 0:
-                self._trim_placed(tail, len(records))
+                self._end_handover(tail, len(records))
                 if result & UINT32_MAX != len(records):
                     self._room = 0  # some are still there, or there were some: ask again
                 taken += result & UINT32_MAX
@@ -218,20 +209,32 @@ class SubmissionSide(Core):
                 continue
             with self._lock:
                 self._trim()
+                self._handovers -= 1
             if result not in {_ANOTHER_WAS_FASTER, _NO_ROOM}:
                 self._room = 0
                 self._fail("io_uring_enter", result)
 
-    def _place(self, tail: int, records: list[Record]) -> int:
-        """Enter records in the table, place their SQEs, submit: as `uring_submit` returns."""
-        if not records:
-            return lib.uring_submit(self._shim, tail, b"", b"", 0)
+    def _begin_handover(self) -> tuple[int, list[Record]]:
+        """
+        Enter what is pending in the table: (the tail, the records).
+
+        What another call has placed and not trimmed yet may have ended already, and must not be
+        entered again: `_handovers` counts such calls, also those that an exception cut off.
+        """
         lock = self._lock
         lock.acquire()  # acquire and release cost half of what `with` does here
         try:
-            self._in_flight.add(records)
+            if self._handovers:
+                self._trim()
+            self._handovers += 1
+            return self._in_flight.add(self._pending)
         finally:
             lock.release()
+
+    def _place(self, tail: int, records: list[Record]) -> int:
+        """Place SQEs and submit: as `uring_submit` returns."""
+        if not records:
+            return lib.uring_submit(self._shim, tail, b"", b"", 0)
         if self._is_sqpoll:
             self._room = 0  # from here on only the kernel knows
         if len(records) == 1:  # as in InFlight.add()
@@ -251,33 +254,28 @@ class SubmissionSide(Core):
             whole -= 1
         return whole if whole or room < entries else room
 
-    def _trim_placed(self, tail: int, count: int) -> None:
+    def _end_handover(self, tail: int, count: int) -> None:
+        """Trim what was placed."""
         lock = self._lock
         lock.acquire()
         try:
             pending = self._pending
             if pending[0] == tail:
                 pending[0 : count + 1] = [(tail + count) & UINT32_MAX]
+            self._handovers -= 1
         finally:
             lock.release()
 
     def _trim(self) -> "CData":
         """Drop from the pending what the shim has placed: the counters. The lock is held."""
         counters = self._counters()
-        placed = (counters.sq_tail - self._snapshot()[0]) & UINT32_MAX
+        placed = (counters.sq_tail - self._pending[0]) & UINT32_MAX
         if placed:
             self._pending[0 : placed + 1] = [int(counters.sq_tail)]
         return counters
 
-    def _snapshot(self) -> tuple[int, list[Record]]:
-        """The tail and the records that go there: one slice, for the two belong together."""
-        pending: list[Any] = self._pending[:]
-        tail: int = pending[0]
-        del pending[0]
-        return tail, pending
-
     def _records(self) -> list[Record]:
-        return self._snapshot()[1]
+        return self._pending[1:]
 
     def _tail(self) -> int:
         return int(self._counters().sq_tail)

@@ -336,7 +336,7 @@ class Ring(SubmissionSide, CompletionSide):
         lib.uring_exit(self._shim)
         self._fd = -1
         self._in_flight = InFlight()
-        self._pending = [0]
+        self._pending[:] = [0]
 
     def _finish(self, seconds: float) -> None:
         """
