@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import uring
-from uring.completions import EMPTY, Answer, close_descriptors
+from uring.completions import EMPTY, Answer, close_all, uncollected_descriptors
 from uring.flags import CQEFlags
 
 ROW: Final = struct.Struct("=QiI")
@@ -334,7 +334,7 @@ def test_completions_repr_is_bounded() -> None:
     assert shown.endswith("... 12 more])")
 
 
-def test_close_descriptors_closes_only_what_operations_made(pipe: tuple[int, int]) -> None:
+def test_uncollected_descriptors_are_only_what_operations_made(pipe: tuple[int, int]) -> None:
     """The result of an open is closed; that of a read, and a failure, are not descriptors."""
     read_end, write_end = pipe
     made = os.dup(read_end)
@@ -346,8 +346,10 @@ def test_close_descriptors_closes_only_what_operations_made(pipe: tuple[int, int
         None,
     ]
     raw = b"".join(ROW.pack(*row) for row in rows)
-    close_descriptors(uring.Completions(raw, subjects))
+    found = uncollected_descriptors(uring.Completions(raw, subjects))
+    assert found == [made]
+    orphans = [None, made, 9999, made]
+    close_all(orphans)
+    assert orphans == [None]
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(made)
-    os.fstat(read_end)
-    os.fstat(write_end)

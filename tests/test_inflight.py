@@ -43,10 +43,19 @@ def post(table: InFlight, *numbers: int, flags: list[int] | None = None) -> None
     table.retire()
 
 
+def claim(
+    table: InFlight, records: list[Record] | tuple[Record, ...], pending: list[Record] | None = None
+) -> dict[int, Any]:
+    """What the records claim, beside what is in the table and pending."""
+    found = table.claim(records)
+    table.check_claims(found, pending or [])
+    return found
+
+
 def entered(*records: Record) -> InFlight:
     """A table with records in it, chains too, as the ring enters them."""
     table = InFlight()
-    table.claims.update(table.claim(records, []))
+    table.claims.update(claim(table, records))
     table.add([0, *records])
     return table
 
@@ -366,7 +375,7 @@ def test_inflight_chain_is_ended_by_a_failure_of_one_that_skips() -> None:
 def test_inflight_chain_that_could_not_end_is_refused(records: list[Record]) -> None:
     """Without something that posts behind it, a skipping operation raises ValueError."""
     with pytest.raises(ValueError, match="CQE_SKIP_SUCCESS"):
-        InFlight().claim(records, [])
+        claim(InFlight(), records)
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -378,16 +387,16 @@ def test_inflight_chain_needs_numbers_of_its_own(number: int) -> None:
         entered(flagged(number, SKIP | LINK), flagged(9, SQEFlags(0))),
     ):
         with pytest.raises(ValueError, match="cannot be shared"):
-            table.claim([flagged(1, SKIP | LINK), flagged(2, SQEFlags(0))], [])
+            claim(table, [flagged(1, SKIP | LINK), flagged(2, SQEFlags(0))])
 
 
 def test_inflight_chains_without_skips_are_not_kept() -> None:
     """Ordinary chains need no bookkeeping; only the chain that skips has some."""
     table = InFlight()
-    assert table.claim([flagged(1, LINK), flagged(2, SQEFlags(0))], []) == {}
-    found = table.claim(
+    assert claim(table, [flagged(1, LINK), flagged(2, SQEFlags(0))]) == {}
+    found = claim(
+        table,
         [flagged(1, LINK), flagged(2, SQEFlags(0)), flagged(3, SKIP | LINK), record(4), record(5)],
-        [],
     )
     assert sorted(found) == [3, 4]
 
@@ -395,9 +404,9 @@ def test_inflight_chains_without_skips_are_not_kept() -> None:
 def test_inflight_number_of_a_maker_of_descriptors_is_for_its_kind() -> None:
     """Openat may share a number with Openat, in any order, and with nothing else."""
     opens, nop = [record(1, uring.Openat("/")) for _ in range(3)], record(1, uring.Nop())
-    assert InFlight().claim(opens, []) == {1: uring.Openat}
+    assert claim(InFlight(), opens) == {1: uring.Openat}
     table = entered(*opens)
-    assert table.claim([record(2)], []) == {}
+    assert claim(table, [record(2)]) == {}
     for known, new, pending in (
         (table, nop, []),
         (InFlight(), opens[0], [nop]),
@@ -405,16 +414,16 @@ def test_inflight_number_of_a_maker_of_descriptors_is_for_its_kind() -> None:
         (entered(nop, record(1, uring.Fsync(0))), opens[0], []),
     ):
         with pytest.raises(ValueError, match="cannot be shared"):
-            known.claim([new], pending)
+            claim(known, [new], pending)
     for batch in ([opens[0], nop], [nop, opens[0]]):
         with pytest.raises(ValueError, match="of Openat"):
-            InFlight().claim(batch, [])
+            claim(InFlight(), batch)
     post(table, 1, 1)
     assert table.claims == {1: uring.Openat}
     post(table, 1)
-    assert (table.claims, table.claim([nop], [])) == ({}, {})
+    assert (table.claims, claim(table, [nop])) == ({}, {})
     drawn = record(2**63, uring.Openat("/"))
-    assert InFlight().claim([drawn], []) == {}
+    assert claim(InFlight(), [drawn]) == {}
 
 
 class MovingTail(dict[int, Any]):

@@ -1,10 +1,11 @@
 """
 The completion side: from CQEs in the ring to completions in the caller's hands.
 
-`_cq_head` is the place up to which we have read. It is ours; the shim makes it the kernel's before
-each copy, so a copy whose result was lost is made again. Storing the new place, the completions
-(`_kept`) and what they end is one step without a call in it: a signal handler, which CPython runs
-after calls, finds all of it done or none.
+`_read` is the place up to which we have read, and what was copied out and not handed out yet. The
+place is ours; the shim makes it the kernel's before each copy, so a copy whose result was lost is
+made again. `_read` changes by one store, right after a look that it is still what the new value was
+made of, and no call stands between that and the end: a signal handler, which CPython runs after
+calls, and other threads find all of it done or none.
 """
 
 import errno
@@ -40,8 +41,7 @@ class CompletionSide(Core):
         self._landing = ffi.new("char[]", params.cq_entries * self._cqe_size)
         self._landed = ffi.buffer(self._landing)
         self._cq_limit = params.cq_entries
-        self._cq_head = 0
-        self._kept = EMPTY  # copied out and not yet handed out
+        self._read: tuple[int, Completions] = (0, EMPTY)
 
     def cq_ready(self) -> int:
         """
@@ -49,8 +49,10 @@ class CompletionSide(Core):
 
         More may be waiting there: on a full queue, or with DEFER_TASKRUN.
         """
+        self._check_open()
         with self._lock:
-            return self._posted() + len(self._kept)
+            head, kept = self._read
+            return self._posted(head) + kept._count
 
     def copy_cqes(
         self, max_nr: int | None = None, *, wait_nr: int = 0, timeout: float | None = None
@@ -75,14 +77,9 @@ class CompletionSide(Core):
             check_range("max_nr", max_nr, 0, UINT32_MAX)
         check_range("wait_nr", wait_nr, 0, UINT32_MAX)
         end_ns = deadline_ns(timeout)
-        return self._take_or_wait(max_nr, wait_nr if max_nr != 0 else 0, end_ns)
-
-    def _take_or_wait(self, max_nr: int | None, wait_nr: int, end_ns: int) -> Completions:
-        taken = self._take(max_nr)
-        may_wait = wait_nr > 0
-        while taken is EMPTY and may_wait:
+        may_wait = wait_nr > 0 and max_nr != 0
+        while (taken := self._take(max_nr)) is EMPTY and may_wait:
             may_wait = self._wait(wait_nr, end_ns)
-            taken = self._take(max_nr)
         return taken
 
     def copy_cqe(self, *, timeout: float | None = None) -> CQE:
@@ -99,10 +96,13 @@ class CompletionSide(Core):
             RingClosedError: the ring is closed, or was closed by another thread during the wait.
         """
         self._check_use()
-        taken = self._take_or_wait(1, 1, deadline_ns(timeout))
-        if taken is EMPTY:
+        end_ns = deadline_ns(timeout)
+        may_wait = True
+        while (taken := self._take_one()) is None and may_wait:
+            may_wait = self._wait(1, end_ns)
+        if taken is None:
             raise TimeoutError(errno.ETIMEDOUT, f"no completion came within {timeout} s")
-        return taken[0]
+        return taken
 
     def peek_cqes(self, max_nr: int | None = None) -> Completions:
         """
@@ -118,9 +118,13 @@ class CompletionSide(Core):
         if max_nr is not None:
             check_range("max_nr", max_nr, 0, UINT32_MAX)
         with self._lock:
-            if self._kept:
-                return self._kept[:max_nr]
-            return self._look(max_nr)[0]
+            while True:
+                read = self._read
+                if read[1] is not EMPTY:
+                    return read[1][:max_nr]
+                completions, _ended = self._look(read[0], max_nr)
+                if self._read is read:  # else a handler copied them out meanwhile
+                    return completions
 
     def cq_advance(self, count: int) -> None:
         """
@@ -139,50 +143,68 @@ class CompletionSide(Core):
             if count > ready:
                 raise ValueError(f"{ready} completions are ready, not {count}")
             while count > 0:
-                count -= len(self._take(count))
+                taken = self._take(count)
+                if taken is EMPTY:  # a signal handler was here meanwhile
+                    return
+                count -= taken._count
 
     def _take(self, max_nr: int | None) -> Completions:
         """Copy out and consume: EMPTY when there is nothing."""
-        lock = self._lock
-        lock.acquire()  # acquire and release cost half of what `with` does here
-        try:
-            while True:
-                kept = self._kept
-                if kept is EMPTY:
-                    if not self._fetch(max_nr):
-                        return EMPTY
-                    continue
-                if max_nr is None or max_nr >= kept._count:
-                    given, rest = kept, EMPTY
-                else:
-                    given, rest = kept[:max_nr], kept[max_nr:]
-                if self._kept is kept:  # no call between this line and the next
-                    self._kept = rest
-                    return given
-        finally:
-            lock.release()
+        while True:
+            read = self._read
+            head, kept = read
+            if kept is EMPTY:
+                if not self._fetch(max_nr):
+                    return EMPTY
+                continue
+            if max_nr is None or max_nr >= kept._count:
+                given, after = kept, (head, EMPTY)
+            else:
+                given, after = kept[:max_nr], (head, kept[max_nr:])
+            if self._read is read:  # from here on no call, or Ctrl-C could lose what is given
+                self._read = after
+                return given
+
+    def _take_one(self) -> CQE | None:
+        """Copy one completion out; the object is made before it is consumed."""
+        while True:
+            read = self._read
+            head, kept = read
+            if kept is EMPTY:
+                if not self._fetch(1):
+                    return None
+                continue
+            cqe = kept[0]
+            after = (head, kept[1:] if kept._count > 1 else EMPTY)
+            if self._read is read:
+                self._read = after
+                return cqe
 
     def _fetch(self, max_nr: int | None) -> bool:
-        """Move CQEs from the ring to `_kept`; False when there are none."""
+        """Move CQEs from the ring to `_read`; False when there are none."""
         in_flight = self._in_flight
-        if in_flight.ended is not None:
-            in_flight.retire()
-        completions, ended = self._look(max_nr)
-        if ended is None:
-            return False
-        head = ended[0]
-        new_head = (head + completions._count) & UINT32_MAX
-        if self._cq_head == head:  # no call from here to the third store
-            self._cq_head = new_head
-            self._kept = completions
-            in_flight.ended = ended
-            in_flight.retire()
-            self._check_enter(lib.uring_cq_seek(self._shim, new_head))
-        return True
+        with self._lock:
+            if self._handovers:
+                self._trim()  # so that who is about to enter what ends here notices
+            if in_flight.ended is not None:
+                in_flight.retire()
+            read = self._read
+            if read[1] is not EMPTY:
+                return True
+            completions, ended = self._look(read[0], max_nr)
+            if ended is None:
+                return False
+            head = (read[0] + completions._count) & UINT32_MAX
+            after = (head, completions)
+            if self._read is read:  # no call and nothing made from here to the second store
+                in_flight.ended = ended
+                self._read = after
+                in_flight.retire()
+                self._check_enter(lib.uring_cq_seek(self._shim, head))
+            return True
 
-    def _look(self, max_nr: int | None) -> tuple[Completions, Ended | None]:
+    def _look(self, head: int, max_nr: int | None) -> tuple[Completions, Ended | None]:
         """Copy CQEs without consuming them: (completions, what they end). The lock is held."""
-        head = self._cq_head
         limit = self._cq_limit
         if max_nr is not None and max_nr < limit:
             limit = max_nr
@@ -210,5 +232,5 @@ class CompletionSide(Core):
             if result not in {-errno.EINTR, -errno.EAGAIN}:
                 self._fail("io_uring_enter", result)
 
-    def _posted(self) -> int:
-        return int((self._counters().cq_tail - self._cq_head) & UINT32_MAX)
+    def _posted(self, head: int) -> int:
+        return int((self._counters().cq_tail - head) & UINT32_MAX)

@@ -2,13 +2,14 @@
 
 import errno
 import threading
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from uring._ffi import ffi, lib
 from uring._inflight import InFlight
 from uring._setup import RingParams
 from uring.errors import RingClosedError, WrongThreadError, call_error
 from uring.flags import SetupFlags
+from uring.sqe import UINT32_MAX
 
 if TYPE_CHECKING:
     from uring._uring import CData
@@ -27,19 +28,27 @@ class Core:
     def __init__(self, shim: "CData", params: RingParams) -> None:
         self._shim = shim
         self._params = params
-        self._fd = int(shim.fd)
+        self._fd = -1  # until all is set up: then there is something to close
         self._lock = threading.RLock()
         self._in_flight = InFlight()
+        self._pending: list[Any] = [0]
+        """The tail of the submission queue, and the records that are queued from there on."""
+        self._handovers = 0
+        """How many calls are (or were cut off) between entering records and trimming them."""
         self._refusal: str | None = None
         """Why the ring may not be used any more, or None."""
-        self._owner: tuple[int, int] | None = None
-        """(ident, native id) of the one thread that may use it, or None."""
-        if not params.flags & SetupFlags.R_DISABLED:
+        self._owner: int | None = None
+        """
+        The native id of the one thread that may use it, or None. Not the ident, which Python gives
+        to the next thread when this one has ended.
+        """
+        self._is_disabled = bool(params.flags & SetupFlags.R_DISABLED)
+        if not self._is_disabled:
             self._own()
 
     def _own(self) -> None:
         if self._params.flags & SetupFlags.SINGLE_ISSUER:
-            self._owner = threading.get_ident(), threading.get_native_id()
+            self._owner = threading.get_native_id()
 
     def _check_open(self) -> None:
         if self._refusal is not None:
@@ -51,12 +60,13 @@ class Core:
         if self._owner is not None:
             self._check_owner(self._owner)
 
-    def _check_owner(self, owner: tuple[int, int]) -> None:
-        if owner[0] != threading.get_ident():
+    def _check_owner(self, owner: int) -> None:
+        own = threading.get_native_id()
+        if owner != own:
             raise WrongThreadError(
                 "this ring has SetupFlags.SINGLE_ISSUER and belongs to the thread with native id"
-                f" {owner[1]}; this is thread {threading.get_native_id()}: use it from its owner,"
-                " or make it without that flag"
+                f" {owner}; this is thread {own}: use it from its owner, or make it without that"
+                " flag"
             )
 
     def _check_enter(self, result: int) -> int:
@@ -67,7 +77,10 @@ class Core:
     def _fail(self, call: str, result: int, *, detail: str = "") -> NoReturn:
         if result == -errno.ESHUTDOWN:
             raise RingClosedError(self._refusal or "the ring is closed")
+        if result == -errno.EEXIST and self._owner is not None:
+            raise WrongThreadError(f"this ring belongs to thread {self._owner}, which has ended")
         if result == -errno.EOWNERDEAD:
+            self._refusal = FORKED
             raise RingClosedError(FORKED)
         raise call_error(call, -result, detail=detail)
 
@@ -76,4 +89,16 @@ class Core:
         result = lib.uring_counters(self._shim, counters)
         if result < 0:
             self._fail("io_uring_enter", result)
+        return counters
+
+    def _trim(self) -> "CData":
+        """Drop from the pending what the shim has placed: the counters. The lock is held."""
+        counters = self._counters()
+        moved = [int(counters.sq_tail)]
+        base = self._pending[0]
+        count = (moved[0] - base) & UINT32_MAX
+        placed, pending = slice(0, count + 1), self._pending
+        # A handler may have trimmed up to a later tail since the counters were read.
+        if count and pending[0] == base:  # no call and nothing made between this line and the next
+            pending[placed] = moved
         return counters

@@ -107,12 +107,13 @@ Claim = Chain | type[Queueable]
 class InFlight:
     """The table of one ring. Its length counts operations whose terminal CQE is still to come."""
 
-    __slots__ = ("claims", "ended", "entries", "shared")
+    __slots__ = ("claims", "claims_made", "ended", "entries", "shared")
 
     def __init__(self) -> None:
         self.entries: dict[int, Record] = {}
         self.shared: dict[int, _Shared] = {}
         self.claims: dict[int, Claim] = {}
+        self.claims_made = 0  # how often: who reads and then writes looks whether it was alone
         self.ended: Ended | None = None
         """What was copied out and is not retired yet."""
 
@@ -209,9 +210,10 @@ class InFlight:
         """
         Let go of what `ended` says has ended.
 
-        Every check that `ended` is still ours stands right before the call that changes the table:
-        CPython runs signal handlers after calls and not between the two, so a handler that came
-        back into the ring and retired all of this is noticed.
+        Every check that `ended` is still ours stands right before the call that changes the table.
+        CPython runs signal handlers after calls, and (before 3.12) finalizers of garbage when a
+        container is made; not between the two. So who came back into the ring from one of those and
+        retired all of this is noticed.
         """
         ended = self.ended
         if ended is None:
@@ -222,9 +224,10 @@ class InFlight:
                 self.entries.pop(numbers[0], None)
             else:
                 popped = map(self.entries.pop, numbers, itertools.repeat(None))
+                gone: list[Record | None] = []  # made before the look: see above
                 if self.ended is not ended:
                     return
-                list(popped)  # a list, so that no destructor runs in the middle
+                gone.extend(popped)  # kept to the end, so that no destructor runs in the middle
         else:
             for place, number in enumerate(numbers, first):
                 if flags is not None and flags[place - first] & _MORE:
@@ -264,9 +267,9 @@ class InFlight:
 
     # ---- numbers that cannot be shared with anything ----
 
-    def claim(self, records: Sequence[Record], pending: Sequence[Record]) -> dict[int, Claim]:
+    def claim(self, records: Sequence[Record]) -> dict[int, Claim]:
         """
-        What `records` claim of their user_data, to be stored in `claims` when they are queued.
+        What `records` claim of their user_data. Changes nothing.
 
         A chain with skipping operations claims the numbers of all its members. An operation that
         makes a descriptor claims the number that it was given for its own kind: if its CQE could be
@@ -274,24 +277,37 @@ class InFlight:
         the ring draws are not shared by accident, and need no claim.)
 
         Raises:
-            ValueError: two of them, or one and what is in flight or pending, cannot share a number,
-                or nothing in a chain would say that a skipping operation has ended.
+            ValueError: two of them, or one and what is claimed already, cannot share a number, or
+                nothing in a chain would say that a skipping operation has ended.
         """
         found: dict[int, Claim] = dict(self._chains(records))
         for record in records:
             operation = _operation(record[2])
             if operation is not None and operation._makes_descriptor and record[0] < FIRST_DRAWN:
                 found.setdefault(record[0], type(operation))
-        if not found and not self.claims:
-            return found
         for record in records:
             number, kind = record[0], type(_operation(record[2]))
             self._check_claim(number, kind, self.claims.get(number))
             if not isinstance(found.get(number), Chain):
                 self._check_claim(number, kind, found.get(number))
-        for number, kind in self._kinds({*found}, pending):
-            self._check_claim(number, kind, found[number])
         return found
+
+    def check_claims(self, found: dict[int, Claim], pending: Sequence[Record]) -> None:
+        """
+        Look whether others in flight or pending have the numbers that `claim` found.
+
+        Raises:
+            ValueError: there are such, and they cannot share them.
+        """
+        if found:
+            for number, kind in self._kinds({*found}, pending):
+                self._check_claim(number, kind, found[number])
+
+    def withdraw(self, found: dict[int, Claim]) -> None:
+        """Take back claims for what is not queued after all."""
+        for number in found:
+            if number not in self.entries and number not in self.shared:
+                self.claims.pop(number, None)
 
     def _kinds(
         self, numbers: set[int], pending: Sequence[Record]
@@ -347,6 +363,12 @@ class InFlight:
                 " could never be freed: put such operations first in a chain that ends with one"
                 " that posts, with plain links and without a LinkTimeout, and queue all of it with"
                 " one queue_all()"
+            )
+        makers = [_operation(record[2]) for record in members[:skipping]]
+        if any(maker is not None and maker._makes_descriptor for maker in makers):
+            raise ValueError(
+                "with CQE_SKIP_SUCCESS nobody would learn of the new descriptor, so nobody could"
+                " close it"
             )
         numbers = tuple(record[0] for record in members)
         if len(set(numbers)) < len(numbers):

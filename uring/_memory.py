@@ -105,7 +105,7 @@ def iovecs(buffers: "Iterable[Buffer]", *, write: bool) -> tuple[object, int, in
     if len(parts) > IOV_MAX:
         raise ValueError(f"one operation takes at most {IOV_MAX} buffers, not {len(parts)}")
     numbers = [number for _, *pair in parts for number in pair]
-    array = struct.pack(f"={len(numbers)}Q", *numbers)
+    array = struct.pack(f"{len(numbers)}N", *numbers)  # a pointer and a size_t each
     pin, address, _ = readable(array)
     return (pin, array, parts), address, len(parts)
 

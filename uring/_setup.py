@@ -104,6 +104,7 @@ def check_range(name: str, value: int, low: int, high: int) -> int:
     """Return `value`, an int from `low` to `high`."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be an int, not {value!r}")
+    value = int.__index__(value)  # a subclass may lie in its comparisons, but not here
     if not low <= value <= high:
         raise ValueError(f"{name} must be in {low}..{high}, not {value}")
     return value

@@ -352,7 +352,9 @@ static int64_t sq_enter(const struct uring *ring, uint32_t placed)
     }
     for (;;) {
         uint32_t ready = load_relaxed(ring->sq_tail) - load_acquire(ring->sq_head);
-        int ret = ready ? enter(ring, ready, 0, 0, NULL, 0) : 0;
+        /* All of it, so that a chain that is placed meanwhile is not cut: the kernel takes no more
+         * than there is. */
+        int ret = ready ? enter(ring, ring->sq_entries, 0, 0, NULL, 0) : 0;
         if ((ret == -EAGAIN || ret == -EBUSY) && --tries) {
             sched_yield();
             (void)enter(ring, 0, 0, ENTER_GETEVENTS, NULL, 0); /* the retry tells if it helped */
@@ -375,8 +377,10 @@ static int64_t submit(struct uring *ring, uint32_t tail, const char *sqes, const
     ret = sq_place(ring, tail, sqes, user_data, count, sealed);
     if (ret == 0)
         ret = sq_enter(ring, count);
-    if (ret >= 0)
-        ret |= (int64_t)(load_relaxed(ring->cq_tail) - load_relaxed(ring->cq_head)) << 32;
+    if (ret >= 0) { /* the head first: it may move, and never past a tail that is read later */
+        uint32_t head = load_acquire(ring->cq_head);
+        ret |= (int64_t)(load_relaxed(ring->cq_tail) - head) << 32;
+    }
     uring_part(ring);
     return ret;
 }
@@ -571,7 +575,7 @@ static int uring_sealed_wait(struct uring *ring, uint32_t wait_nr, int64_t deadl
     return wait_cqes(ring, wait_nr, deadline_ns, 1);
 }
 
-/* How many threads are inside a wait that began before the seal. */
+/* How many threads are inside a wait. */
 static int uring_waiters(struct uring *ring)
 {
     return (int)__atomic_load_n(&ring->waiters, __ATOMIC_SEQ_CST);
@@ -597,14 +601,16 @@ static int uring_counters(struct uring *ring, struct uring_counters *out)
     int ret = uring_join(ring);
     if (ret < 0)
         return ret;
-    out->sq_head = load_acquire(ring->sq_head);
+    pthread_mutex_lock(&ring->sq_lock); /* the tail stands still, and the head stays behind it */
     out->sq_tail = load_relaxed(ring->sq_tail);
+    out->sq_head = load_acquire(ring->sq_head);
+    pthread_mutex_unlock(&ring->sq_lock);
     out->sq_mask = ring->sq_mask;
     out->sq_flags = load_relaxed(ring->sq_flags);
     out->sq_dropped = load_relaxed(ring->sq_dropped);
     out->sq_entries = ring->sq_entries;
-    out->cq_head = load_relaxed(ring->cq_head);
-    out->cq_tail = load_acquire(ring->cq_tail);
+    out->cq_head = load_acquire(ring->cq_head);
+    out->cq_tail = load_relaxed(ring->cq_tail);
     out->cq_mask = ring->cq_mask;
     out->cq_flags = load_relaxed(ring->cq_flags);
     out->cq_overflow = load_relaxed(ring->cq_overflow);

@@ -12,7 +12,7 @@ import itertools
 import sys
 from array import array
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from uring._core import Core
 from uring._ffi import ffi, lib
@@ -36,14 +36,13 @@ class SubmissionSide(Core):
 
     def __init__(self, shim: "CData", params: RingParams) -> None:
         super().__init__(shim, params)
-        self._pending: list[Any] = [0]
-        self._handovers = 0  # how many calls are (or were cut off) between adding and trimming
         self._is_sqpoll = bool(params.flags & SetupFlags.SQPOLL)
         self._room = params.sq_entries  # as many may be pending without asking the kernel
         self._next_user_data = itertools.count(FIRST_DRAWN).__next__
 
     def sq_ready(self) -> int:
         """Return how many operations are queued that the kernel has not taken yet."""
+        self._check_open()
         with self._lock:
             counters = self._trim()
             published = (counters.sq_tail - counters.sq_head) & UINT32_MAX
@@ -82,8 +81,9 @@ class SubmissionSide(Core):
             or (op._makes_descriptor and record[0] < FIRST_DRAWN)
         ):
             with self._lock:
-                self._claim([record])
-        pending.append(record)
+                self._claim_and_append([record])
+        else:  # no call between the look at the claims and this
+            pending.append(record)
         if self._refusal is not None:  # closed meanwhile: it will never be submitted
             self._check_open()
         return record[0]
@@ -113,8 +113,7 @@ class SubmissionSide(Core):
                 )
             if len(self._pending) - 1 + len(records) > self._room:
                 self._make_room(len(records))
-            self._claim(records)
-            self._pending.extend(records)
+            self._claim_and_append(records)
         self._check_open()
         return [record[0] for record in records]
 
@@ -128,8 +127,8 @@ class SubmissionSide(Core):
             user_data = op.user_data
             if user_data is None:
                 return self._next_user_data(), encoded, self._subject(op, pins), pins
-        if user_data.__class__ is not int or not 0 <= user_data <= UINT64_MAX:
-            user_data = int(check_range("user_data", user_data, 0, UINT64_MAX))
+        if type(user_data) is not int or not 0 <= user_data <= UINT64_MAX:
+            user_data = check_range("user_data", user_data, 0, UINT64_MAX)
         if pins is None:
             return user_data, encoded, op, None
         return user_data, encoded, self._subject(op, pins), pins
@@ -139,20 +138,49 @@ class SubmissionSide(Core):
 
     def _check_operation(self, op: object) -> None:
         if not isinstance(op, Queueable):
-            what = "a class: make an instance of it" if isinstance(op, type) else type(op).__name__
+            what = type(op).__name__
+            if isinstance(op, type):
+                what = "a class: make an instance of it"
+            elif isinstance(op, tuple | list):
+                what += ": pass it to queue_all()"
             raise TypeError(f"the ring queues operations and SQEs, not {what}")
 
-    def _claim(self, records: Sequence[Record]) -> None:
-        """Refuse numbers that cannot be shared, and claim them. The lock is held."""
-        self._trim()
-        pending = self._records()
-        claims = self._in_flight.claim(records, pending)
+    def _claim_and_append(self, records: Sequence[Record]) -> None:
+        """
+        Append records whose numbers others must not share, or which must not share others'.
+
+        The claims are made before it is known that nobody else has the numbers, so that a handler
+        which queues in the middle refuses itself; and when one has made claims in the middle, all
+        is looked at again. The lock is held.
+        """
+        in_flight = self._in_flight
+        while True:
+            self._trim()
+            before = in_flight.claims_made
+            found = in_flight.claim(records)
+            if in_flight.claims_made != before:
+                continue
+            in_flight.claims_made = mine = before + 1
+            try:
+                in_flight.claims.update(found)
+                pending = self._records()
+                self._check_link(pending, records)
+                in_flight.check_claims(found, pending)
+            except BaseException:
+                in_flight.withdraw(found)
+                raise
+            if in_flight.claims_made == mine:  # no call between this line and the next
+                self._pending.extend(records)
+                return
+            in_flight.withdraw(found)
+
+    @staticmethod
+    def _check_link(pending: Sequence[Record], records: Sequence[Record]) -> None:
         if pending and is_linked(pending[-1]) and any(map(skips, records)):
             raise ValueError(
                 "the operation queued last is linked to this chain, which has CQE_SKIP_SUCCESS:"
                 " queue the whole chain with one queue_all()"
             )
-        self._in_flight.claims.update(claims)
 
     def _make_room(self, count: int) -> None:
         with self._lock:
@@ -186,6 +214,8 @@ class SubmissionSide(Core):
 
     def _submit(self) -> int:
         """Hand over what is pending: (CQEs ready << 32 | SQEs taken)."""
+        if self._is_disabled:  # the kernel would say so, too, but not with SQPOLL
+            self._fail("io_uring_enter", -errno.EBADFD)
         taken = 0
         while True:
             tail, records = self._begin_handover()
@@ -221,15 +251,12 @@ class SubmissionSide(Core):
         What another call has placed and not trimmed yet may have ended already, and must not be
         entered again: `_handovers` counts such calls, also those that an exception cut off.
         """
-        lock = self._lock
-        lock.acquire()  # acquire and release cost half of what `with` does here
-        try:
+        with self._lock:
+            self._check_open()  # again, for close() has dropped what was pending
             if self._handovers:
                 self._trim()
             self._handovers += 1
             return self._in_flight.add(self._pending)
-        finally:
-            lock.release()
 
     def _place(self, tail: int, records: list[Record]) -> int:
         """Place SQEs and submit: as `uring_submit` returns."""
@@ -256,23 +283,12 @@ class SubmissionSide(Core):
 
     def _end_handover(self, tail: int, count: int) -> None:
         """Trim what was placed."""
-        lock = self._lock
-        lock.acquire()
-        try:
+        with self._lock:
             pending = self._pending
-            if pending[0] == tail:
-                pending[0 : count + 1] = [(tail + count) & UINT32_MAX]
+            placed, moved = slice(0, count + 1), [(tail + count) & UINT32_MAX]
+            if pending[0] == tail:  # no call and nothing made between this line and the next
+                pending[placed] = moved
             self._handovers -= 1
-        finally:
-            lock.release()
-
-    def _trim(self) -> "CData":
-        """Drop from the pending what the shim has placed: the counters. The lock is held."""
-        counters = self._counters()
-        placed = (counters.sq_tail - self._pending[0]) & UINT32_MAX
-        if placed:
-            self._pending[0 : placed + 1] = [int(counters.sq_tail)]
-        return counters
 
     def _records(self) -> list[Record]:
         return self._pending[1:]
@@ -288,6 +304,7 @@ class SubmissionSide(Core):
         return int.from_bytes(number, sys.byteorder)
 
     def _pending_count(self) -> int:
+        self._check_open()
         with self._lock:
             self._trim()
             return len(self._pending) - 1

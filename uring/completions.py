@@ -6,6 +6,8 @@ a CQE only when one is looked at; the columns `user_data`, `res` and `flags` rea
 making any.
 """
 
+import collections
+import contextlib
 import errno
 import os
 import struct
@@ -108,7 +110,9 @@ class CQE:
         if -res in subject._ordinary:
             return None
         note, filename = subject._error_context(-res)
-        return operation_error(-res, note, filename if is_certain else None)
+        if not is_certain:
+            note, filename = f"in one of several operations with {self.user_data:#x}", None
+        return operation_error(-res, note, filename)
 
     def result(self) -> Any:
         """
@@ -230,13 +234,29 @@ def _make_cqe(user_data: int, res: int, flags: int, subject: Queueable | Answer 
     return CQE(user_data, res, flags, subject=subject)
 
 
-def close_descriptors(completions: Completions) -> None:
-    """Close what the operations in `completions` opened, for nobody else will."""
+def uncollected_descriptors(completions: Completions) -> list[int]:
+    """What the operations in `completions` have opened."""
+    found = []
     for cqe in completions:
         subject = cqe._subject
         operation = subject.operation if isinstance(subject, Answer) else subject
         if operation is not None and cqe.res >= 0 and operation._makes_descriptor:
-            os.close(cqe.res)
+            found.append(cqe.res)
+    return found
+
+
+def close_all(descriptors: list[int | None]) -> None:
+    """
+    Close and take out what is behind the None that `descriptors` begins with.
+
+    In one call from taking out to closing, so that no signal comes between and none is closed
+    twice. One that somebody peeked at and closed already is passed over.
+    """
+    while len(descriptors) > 1:
+        with contextlib.suppress(OSError):
+            collections.deque(map(os.close, iter(descriptors.pop, None)), maxlen=0)
+        if not descriptors:
+            descriptors.append(None)
 
 
 EMPTY: Final = Completions()

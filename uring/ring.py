@@ -28,11 +28,12 @@ a KeyboardInterrupt may leave from there. What keeps that sound:
 
 import contextlib
 import errno
+import sys
 import threading
 import time
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 from uring import _teardown
 from uring._completion import CompletionSide, deadline_ns
@@ -42,7 +43,7 @@ from uring._inflight import InFlight
 from uring._setup import RingParams, check_range, setup
 from uring._submission import SubmissionSide
 from uring._views import CompletionQueueView, SubmissionQueueView
-from uring.completions import close_descriptors
+from uring.completions import EMPTY, close_all, uncollected_descriptors
 from uring.errors import EnterError
 from uring.flags import Features, Opcode, RegisterOpcode, SetupFlags
 from uring.registry.cancel import sync_cancel_any
@@ -98,6 +99,8 @@ class Ring(SubmissionSide, CompletionSide):
         sq_thread_idle_ms: int | None = None,
         attach_wq: "Ring | int | None" = None,
     ) -> None:
+        if hasattr(self, "_shim"):
+            raise TypeError("a Ring is set up once: make another one")
         if isinstance(attach_wq, Ring):
             attach_wq = attach_wq.fileno()
         shim, params = setup(
@@ -110,7 +113,9 @@ class Ring(SubmissionSide, CompletionSide):
         )
         super().__init__(shim, params)
         self._closing_lock = threading.RLock()
+        self._orphans: list[int | None] = [None]
         _teardown.watch(self)
+        self._fd = int(shim.fd)
 
     # ---- looking at it ----
 
@@ -164,7 +169,7 @@ class Ring(SubmissionSide, CompletionSide):
     @property
     def in_flight(self) -> int:
         """How many operations were queued whose terminal completion was not copied out."""
-        if self._fd == -1:
+        if self._refusal is not None:
             return len(self._in_flight)
         with self._lock:
             self._trim()
@@ -201,12 +206,17 @@ class Ring(SubmissionSide, CompletionSide):
             EnterError: as for `submit()`.
         """
         self._check_use()
-        if wait_nr.__class__ is not int or not 0 <= wait_nr <= UINT32_MAX:
+        if type(wait_nr) is not int or not 0 <= wait_nr <= UINT32_MAX:
             check_range("wait_nr", wait_nr, 0, UINT32_MAX)
         end_ns = deadline_ns(timeout)
         submitted = self._submit()
-        if submitted >> 32 < wait_nr:
-            self._wait(wait_nr - self._kept._count, end_ns)
+        missing = wait_nr
+        head, kept = self._read
+        if kept is not EMPTY:  # an interrupted copy: it counts, but not twice
+            lib.uring_cq_seek(self._shim, head)
+            missing = max(0, wait_nr - kept._count)
+        if submitted >> 32 < missing:
+            self._wait(missing, end_ns)
         return submitted & UINT32_MAX
 
     # ---- registering ----
@@ -274,6 +284,7 @@ class Ring(SubmissionSide, CompletionSide):
         Kernel: 5.10. liburing: io_uring_enable_rings(3).
         """
         self._register(RegisterOpcode.REGISTER_ENABLE_RINGS, ffi.NULL, 0)
+        self._is_disabled = False
         self._own()
 
     def _register(self, opcode: RegisterOpcode, argument: "CData", count: int) -> int:
@@ -298,12 +309,18 @@ class Ring(SubmissionSide, CompletionSide):
         Raises:
             WrongThreadError: the ring has SINGLE_ISSUER and its owner is alive -> close it there.
         """
+        if self._fd == -1:
+            return
         with self._closing_lock:
             if self._fd == -1:
                 return
             if self._owner is not None and self._owner_lives():
                 self._check_owner(self._owner)
             self._finish(_teardown.CLOSE_SECONDS)
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse: two objects for one ring would each think that they own it."""
+        raise TypeError("a Ring cannot be copied or pickled: make another one")
 
     def __enter__(self) -> Self:
         self._check_open()
@@ -333,6 +350,8 @@ class Ring(SubmissionSide, CompletionSide):
     def _die_in_child(self) -> None:
         """Forget everything: the ring and the memory in flight are the parent's."""
         self._refusal = FORKED
+        self._lock = threading.RLock()  # whoever held them is not here
+        self._closing_lock = threading.RLock()
         lib.uring_exit(self._shim)
         self._fd = -1
         self._in_flight = InFlight()
@@ -340,26 +359,22 @@ class Ring(SubmissionSide, CompletionSide):
 
     def _finish(self, seconds: float) -> None:
         """
-        Close, whoever calls: as many steps as can be done, each of which can be done twice.
+        Close, whoever calls: in steps that can each be cut off by an exception and done again.
 
         The kernel lets only the owner of a SINGLE_ISSUER ring enter it or cancel in it, and the end
         of that thread does not end its operations: from elsewhere there is no more to do than to
         reap what is there already.
         """
         self._refusal = "the ring is closed"
-        is_mine = self._owner is None or self._owner[0] == threading.get_ident()
-        deadline = time.monotonic() + (seconds if is_mine else 0.0)
-        lib.uring_seal(self._shim)
-        with self._lock:
-            self._trim()
-            for record in self._records():
-                self._in_flight.discard(record)
-            del self._pending[1:]
-        if is_mine:
-            self._wake_waiters(deadline)
-        self._drain(deadline, can_enter=is_mine)
-        if is_mine or not lib.uring_waiters(self._shim):
-            lib.uring_exit(self._shim)
+        is_mine = self._owner is None or self._owner == threading.get_native_id()
+        seconds = seconds if is_mine else 0.0
+        sealed = lib.uring_seal(self._shim)
+        if sealed == -errno.EOWNERDEAD:
+            self._die_in_child()
+        elif sealed == 0:  # else it is unmapped already, and this call was cut off after that
+            self._quiesce(time.monotonic() + seconds, can_enter=is_mine)
+            if is_mine or not lib.uring_waiters(self._shim):
+                lib.uring_exit(self._shim)
         self._fd = -1
         _teardown.forget(self)
         if self._in_flight:
@@ -372,33 +387,55 @@ class Ring(SubmissionSide, CompletionSide):
             )
 
     def _owner_lives(self) -> bool:
-        return self._owner is not None and Path(f"/proc/self/task/{self._owner[1]}").exists()
+        return self._owner is not None and Path(f"/proc/self/task/{self._owner}").exists()
 
-    def _wake_waiters(self, deadline: float) -> None:
-        """Post completions until every thread that waits has woken and left."""
-        chunk = min(self._params.sq_entries, 64)
-        nops = bytes([Opcode.NOP]).ljust(64, b"\0") * chunk
-        while lib.uring_waiters(self._shim) and time.monotonic() < deadline:
-            lib.uring_sealed_submit(self._shim, self._tail(), nops, bytes(8 * chunk), chunk)
-            time.sleep(0)  # lets go of the GIL, which they need to leave
-
-    def _drain(self, deadline: float, *, can_enter: bool) -> None:
-        """Reap until nothing is in flight, or until the deadline."""
+    def _quiesce(self, deadline: float, *, can_enter: bool) -> None:
+        """Drop what was not submitted, wake who waits, reap until nothing is in flight."""
+        with self._lock:
+            self._trim()
+            for record in self._records():
+                self._in_flight.discard(record)
+            del self._pending[1:]
         while True:
-            with contextlib.suppress(EnterError), self._lock:  # what is left in flight tells
-                while self._kept._count or self._posted() or can_enter:
-                    taken = self._take(None)
-                    if not taken:
-                        break
-                    close_descriptors(taken)
-            if not self._in_flight or time.monotonic() >= deadline:
+            with contextlib.suppress(EnterError):  # what is left in flight tells
+                self._reap(can_enter=can_enter)
+            is_waited = can_enter and lib.uring_waiters(self._shim) > 0
+            is_done = not self._in_flight and not is_waited
+            if is_done or not can_enter or time.monotonic() >= deadline:
                 return
             if lib.uring_sealed_submit(self._shim, self._tail(), b"", b"", 0) < 0:
                 self._discard_published()
             self._cancel_all()
+            if is_waited:
+                self._post_nops()
+                time.sleep(0.001)  # they need the GIL to leave
+                continue
             result = lib.uring_sealed_wait(self._shim, 1, time.monotonic_ns() + _WAIT_SLICE_NS)
             if result not in {0, -errno.EINTR, -errno.EAGAIN, -errno.ETIME}:
                 time.sleep(0.001)  # the kernel refuses to wait: completions may come all the same
+
+    def _post_nops(self) -> None:
+        """Post completions, so that threads in a wait wake and see that the ring is closing."""
+        count = min(self._params.sq_entries, 64)
+        nops = bytes([Opcode.NOP]).ljust(64, b"\0") * count
+        numbers = self._unused_number().to_bytes(8, sys.byteorder) * count
+        lib.uring_sealed_submit(self._shim, self._tail(), nops, numbers, count)
+
+    def _reap(self, *, can_enter: bool) -> None:
+        """Consume all completions, and close the descriptors that nobody has collected."""
+        while True:
+            close_all(self._orphans)
+            read = self._read
+            head, kept = read
+            if kept is EMPTY:
+                if not (can_enter or self._posted(head)) or not self._fetch(None):
+                    return
+                continue
+            orphans = [None, *uncollected_descriptors(kept)]
+            after = (head, EMPTY)
+            if self._read is read:  # no call from here to the second store
+                self._orphans = orphans
+                self._read = after
 
     def _discard_published(self) -> None:
         """
@@ -420,13 +457,18 @@ class Ring(SubmissionSide, CompletionSide):
         """Ask the kernel to cancel all that is in flight; whether it did, the reaping tells."""
         request = sync_cancel_any()
         result = lib.uring_register(self._shim, RegisterOpcode.REGISTER_SYNC_CANCEL, request, 1)
-        if result != -errno.EINVAL:
+        if result >= 0 or result in {-errno.ENOENT, -errno.EALREADY, -errno.ETIME, -errno.EINTR}:
             return
-        # Before 6.0: one ASYNC_CANCEL for each.
+        # Before 6.0, or where registering is forbidden: one ASYNC_CANCEL for each.
         numbers = self._in_flight.numbers()
         chunk = self._params.sq_entries
         for start in range(0, len(numbers), chunk):
             targets = numbers[start : start + chunk]
             sqes = b"".join([SQE(Opcode.ASYNC_CANCEL, addr=target).encode() for target in targets])
-            unknown = bytes(8 * len(targets))
-            lib.uring_sealed_submit(self._shim, self._tail(), sqes, unknown, len(targets))
+            own = self._unused_number().to_bytes(8, sys.byteorder) * len(targets)
+            lib.uring_sealed_submit(self._shim, self._tail(), sqes, own, len(targets))
+
+    def _unused_number(self) -> int:
+        """A user_data whose completions end nothing that is in flight."""
+        used = set(self._in_flight.numbers())
+        return next(number for number in iter(self._next_user_data, None) if number not in used)

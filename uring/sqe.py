@@ -168,7 +168,7 @@ class Queueable:
     """Errnos that are an ordinary outcome of this operation and not an error."""
 
     def _encode(self) -> tuple[bytes, object]:
-        raise NotImplementedError  # abstract: attrs classes and ABCMeta's cost do not mix
+        raise TypeError(f"{type(self).__name__} is a base class: queue one of its subclasses")
 
     def _result(self, res: int, _memory: object) -> object:
         return res

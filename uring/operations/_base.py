@@ -109,7 +109,7 @@ class Operation(Queueable):
         addr3: int = 0,
     ) -> bytes:
         flags: int = self.flags
-        if fd.__class__ is not int:
+        if type(fd) is not int:
             fd, fixed = file_field(fd)
             flags = int(flags) | fixed
         try:

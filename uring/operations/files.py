@@ -161,6 +161,8 @@ class Writev(Operation):
 
 def _pack_rw(self: Read | Write | Readv | Writev, address: int, length: int) -> bytes:
     offset = self.offset
+    if not isinstance(offset, int):
+        raise TypeError(f"offset must be an integer, not {offset!r}")
     return self._pack(
         self.fd,
         off=offset if offset >= 0 else _position(offset),

@@ -20,6 +20,8 @@ _FLAGS: Final = int(_CLOCKS | TimeoutFlags.ETIME_SUCCESS)
 
 def _checked(flags: int, allowed: int) -> int:
     """Refuse flags that make another operation of this one, and would misread its fields."""
+    if not isinstance(flags, int):
+        raise TypeError(f"timeout_flags must be TimeoutFlags, not {flags!r}")
     if flags & ~allowed:
         raise ValueError(
             f"timeout_flags may be a combination of {TimeoutFlags(allowed)!r},"
@@ -65,8 +67,8 @@ class Timeout(_TimesOut):
     def _encode(self) -> tuple[bytes, object]:
         pin, address = _memory.timespec(self.seconds)
         flags = _checked(self.timeout_flags, _FLAGS)
-        if not 0 <= self.count <= UINT32_MAX:  # the kernel would cut it to 32 bits
-            raise ValueError(f"count must be in 0..{UINT32_MAX}, not {self.count}")
+        if not isinstance(self.count, int) or not 0 <= self.count <= UINT32_MAX:  # else cut by C
+            raise ValueError(f"count must be an integer in 0..{UINT32_MAX}, not {self.count!r}")
         return self._pack(addr=address, len=1, off=self.count, op_flags=flags), pin
 
 
