@@ -1,9 +1,11 @@
 """The ring itself: the seed's tests first, then every rule of queue -> submit -> wait -> copy."""
 
+import copy
 import errno
 import gc
 import mmap
 import os
+import pickle
 import signal
 import socket
 import threading
@@ -707,15 +709,30 @@ def test_disabled_ring_refuses_to_submit_until_enabled() -> None:
             ring.enable()
 
 
-def test_disabled_ring_with_published_operations_closes_at_once() -> None:
-    """What the kernel refused to take is dropped by close(), not waited for."""
+@pytest.mark.parametrize("flags", [SetupFlags(0), SetupFlags.SQPOLL], ids=repr)
+def test_disabled_ring_closes_at_once(flags: SetupFlags) -> None:
+    """What a disabled ring has queued is dropped by close(), not waited for."""
+    ring = Ring(4, flags=SetupFlags.R_DISABLED | flags)
+    ring.queue(Nop())
+    with pytest.raises(uring.EnterError, match="enable"):
+        ring.submit()
+    start = time.monotonic()
+    ring.close()
+    assert time.monotonic() - start < 5
+    assert ring.in_flight == 0
+
+
+def test_published_operations_that_the_kernel_refuses_are_dropped() -> None:
+    """What is in the queue and was never taken is dropped by close(), not waited for."""
     data = [bytearray(1) for _ in range(4)]
     for number in (None, 7):
         ring = Ring(4, flags=SetupFlags.R_DISABLED)
+        ring._is_disabled = False  # so that it is the kernel who refuses
         for buffer in data:
             ring.queue(Write(1, buffer), user_data=number)
         with pytest.raises(uring.EnterError):
             ring.submit()
+        assert ring.sq.tail == 4
         start = time.monotonic()
         ring.close()
         assert time.monotonic() - start < 5
@@ -914,6 +931,67 @@ def test_close_wakes_a_thread_that_waits(ring: Ring) -> None:
     for thread in threads:
         thread.join(10)
     assert len(ended) == 2
+
+
+def test_close_wakes_a_thread_that_waits_behind_a_drain(ring: Ring, pipe: tuple[int, int]) -> None:
+    """A NOP that would wake it is held up by a drained operation: that is cancelled first."""
+    ended: list[Exception] = []
+    ring.queue_all([Read(pipe[0], bytearray(1)), Nop().drained()])
+    ring.submit()
+
+    def wait() -> None:
+        with pytest.raises(RingClosedError) as error:
+            ring.copy_cqe()
+        ended.append(error.value)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    deadline = time.monotonic() + 10
+    while uring._ffi.lib.uring_waiters(ring._shim) < 1:
+        assert time.monotonic() < deadline
+    start = time.monotonic()
+    ring.close()
+    thread.join(10)
+    assert (len(ended), ring.in_flight) == (1, 0)
+    assert time.monotonic() - start < 5
+
+
+def test_close_passes_over_a_descriptor_that_was_closed_already(ring: Ring) -> None:
+    """Who peeks and closes what an open made does not break close(), nor the others' closing."""
+    ring.queue_all([Openat("/dev/null"), Openat("/dev/null"), Openat("/dev/null")])
+    ring.submit_and_wait(3)
+    made = [cqe.res for cqe in ring.peek_cqes()]
+    os.close(made[1])
+    ring.close()
+    assert not any(Path(f"/proc/self/fd/{fd}").exists() for fd in made)
+
+
+def test_ring_is_neither_copied_nor_made_twice(ring: Ring) -> None:
+    """Two objects for one ring, or two rings for one object, would lose track of memory."""
+    with pytest.raises(TypeError, match="cannot be copied"):
+        copy.copy(ring)
+    with pytest.raises(TypeError, match="cannot be copied"):
+        pickle.dumps(ring)
+    with pytest.raises(TypeError, match="set up once"):
+        ring.__init__(8)  # type: ignore[misc]
+    ring.queue(Nop())
+    assert ring.submit() == 1
+
+
+def test_interrupted_copy_is_made_up_for(ring: Ring) -> None:
+    """What was fetched and not handed out counts as ready, once, and is handed out first."""
+    ring.queue_all(Nop(user_data=number) for number in range(4))
+    ring.submit()
+    assert ring._fetch(3)
+    assert ring.cq_ready() == 4
+    assert ring.submit_and_wait(4) == 0
+    assert ring.submit_and_wait(2) == 0
+    ring.queue(Nop(), user_data=4)
+    assert ring.submit_and_wait(5) == 1
+    assert list(ring.peek_cqes(2).user_data) == [0, 1]
+    assert ring.copy_cqe().user_data == 0
+    ring.cq_advance(1)
+    assert [*ring.copy_cqes().user_data, *ring.copy_cqes().user_data] == [2, 3, 4]
 
 
 def test_close_closes_descriptors_that_nobody_collected(ring: Ring) -> None:

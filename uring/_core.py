@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from uring._uring import CData
 
 FORKED = "the ring was made before a fork, and belongs to the parent: make a new one"
+CLOSED = -1
+"""Instead of a tail, in the pending of a ring that is closing: nothing is handed over any more."""
 
 
 class Core:
@@ -93,12 +95,16 @@ class Core:
 
     def _trim(self) -> "CData":
         """Drop from the pending what the shim has placed: the counters. The lock is held."""
-        counters = self._counters()
-        moved = [int(counters.sq_tail)]
-        base = self._pending[0]
-        count = (moved[0] - base) & UINT32_MAX
-        placed, pending = slice(0, count + 1), self._pending
-        # A handler may have trimmed up to a later tail since the counters were read.
-        if count and pending[0] == base:  # no call and nothing made between this line and the next
-            pending[placed] = moved
-        return counters
+        pending = self._pending
+        while True:
+            base = pending[0]
+            counters = self._counters()
+            moved = [int(counters.sq_tail)]
+            count = (moved[0] - base) & UINT32_MAX
+            placed = slice(0, count + 1)
+            if base == CLOSED:
+                return counters
+            if pending[0] == base:  # no call and nothing made between this line and the end
+                if count:
+                    pending[placed] = moved
+                return counters

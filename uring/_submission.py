@@ -256,7 +256,9 @@ class SubmissionSide(Core):
             if self._handovers:
                 self._trim()
             self._handovers += 1
-            return self._in_flight.add(self._pending)
+            entered = self._in_flight.add(self._pending)
+        self._check_open()  # a signal handler may have closed it
+        return entered
 
     def _place(self, tail: int, records: list[Record]) -> int:
         """Place SQEs and submit: as `uring_submit` returns."""

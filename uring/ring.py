@@ -37,14 +37,14 @@ from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 from uring import _teardown
 from uring._completion import CompletionSide, deadline_ns
-from uring._core import FORKED
+from uring._core import CLOSED, FORKED
 from uring._ffi import ffi, lib
 from uring._inflight import InFlight
 from uring._setup import RingParams, check_range, setup
 from uring._submission import SubmissionSide
 from uring._views import CompletionQueueView, SubmissionQueueView
 from uring.completions import EMPTY, close_all, uncollected_descriptors
-from uring.errors import EnterError
+from uring.errors import EnterError, RingClosedError
 from uring.flags import Features, Opcode, RegisterOpcode, SetupFlags
 from uring.registry.cancel import sync_cancel_any
 from uring.registry.files import files_argument, update_argument
@@ -343,7 +343,8 @@ class Ring(SubmissionSide, CompletionSide):
         if self._fd == -1:
             return
         try:
-            warnings.warn(f"{self!r} {why}", ResourceWarning, source=self, stacklevel=3)
+            if self._refusal is None:  # else close() was called, and an exception cut it off
+                warnings.warn(f"{self!r} {why}", ResourceWarning, source=self, stacklevel=3)
         finally:  # also when warnings are errors
             self._finish(_teardown.DROP_SECONDS)
 
@@ -372,7 +373,8 @@ class Ring(SubmissionSide, CompletionSide):
         if sealed == -errno.EOWNERDEAD:
             self._die_in_child()
         elif sealed == 0:  # else it is unmapped already, and this call was cut off after that
-            self._quiesce(time.monotonic() + seconds, can_enter=is_mine)
+            with contextlib.suppress(RingClosedError):  # a signal handler was faster
+                self._quiesce(time.monotonic() + seconds, can_enter=is_mine)
             if is_mine or not lib.uring_waiters(self._shim):
                 lib.uring_exit(self._shim)
         self._fd = -1
@@ -395,7 +397,7 @@ class Ring(SubmissionSide, CompletionSide):
             self._trim()
             for record in self._records():
                 self._in_flight.discard(record)
-            del self._pending[1:]
+            self._pending[:] = [CLOSED]
         while True:
             with contextlib.suppress(EnterError):  # what is left in flight tells
                 self._reap(can_enter=can_enter)
