@@ -58,14 +58,17 @@ class SubmissionSide(Core):
             op: an operation, or an `SQE`.
             user_data: the number that its completions carry, 0..2**64 - 1; None takes the
                 operation's own, or else the next number from 2**63 upwards, never used twice.
+                Several may share one; the memory of all is then kept until all have ended, and
+                `cqe.op` is None, for nobody can tell which one a completion is of.
 
         Returns:
             The user_data.
 
         Raises:
             SubmissionQueueFull: there is no room -> submit, and queue it again.
-            ValueError, TypeError: the operation cannot be encoded -> the message says why. The
-                ring is as it was.
+            ValueError, TypeError: the operation cannot be encoded, or its user_data cannot be
+                shared with what is in flight (see CQE_SKIP_SUCCESS and operations that make a
+                descriptor) -> the message says why. The ring is as it was.
             RingClosedError: the ring is closed.
         """
         if self._refusal is not None or self._owner is not None:
@@ -284,13 +287,12 @@ class SubmissionSide(Core):
         return whole if whole or room < entries else room
 
     def _end_handover(self, tail: int, count: int) -> None:
-        """Trim what was placed."""
-        with self._lock:
-            pending = self._pending
-            placed, moved = slice(0, count + 1), [(tail + count) & UINT32_MAX]
-            if pending[0] == tail:  # no call and nothing made between this line and the next
-                pending[placed] = moved
-            self._handovers -= 1
+        """Trim what was placed. Without the lock: the GIL is not let go of between look and store."""
+        pending = self._pending
+        placed, moved = slice(0, count + 1), [(tail + count) & UINT32_MAX]
+        if pending[0] == tail:  # no call and nothing made between this line and the next
+            pending[placed] = moved
+        self._handovers -= 1
 
     def _records(self) -> list[Record]:
         return self._pending[1:]

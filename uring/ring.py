@@ -10,19 +10,22 @@ them into the submission queue in one call, and enters the kernel. `copy_cqes()`
 out in one call and retires what they end. Between the two the table holds every operation with its
 memory; nothing else does.
 
-Any thread may call anything, and so may a signal handler between any two calls that Python makes;
-a KeyboardInterrupt may leave from there. What keeps that sound:
+Any thread may call anything. So may a signal handler, which CPython runs after any call that Python
+makes, and a finalizer, which before 3.12 it may run where an object is made; and from a handler a
+KeyboardInterrupt may leave. What keeps that sound:
 
 - One lock guards the table and the lists. It is never held in a system call that waits. It is
-  re-entrant, for the signal handlers.
-- Every step is made whole by a single store or a single call, and can be repeated:
+  re-entrant, for the handlers. It is taken with `with` alone: between `acquire()` and `try` a
+  signal would leave it held.
+- Every step is made whole by a single store or a single call, right after a look that what it was
+  made of still stands, with no call and nothing made in between; and it can be repeated.
   * The list of pending records carries, as item 0, the tail of the submission queue that its first
     record belongs to. Trimming it is one slice assignment. The shim places records only if the
     tail is still there, so what two callers hand over at once is placed once.
-  * The place in the completion queue up to which we have read is ours (`_cq_head`); the shim makes
-    it the kernel's before each copy. A copy whose result was lost is made again. Storing the new
-    place, the completions (`_kept`) and what they end is one step without a call in it.
-- Closing seals the submission side in the shim, wakes who waits, cancels, and reaps until the table
+  * `_read` holds the place in the completion queue up to which we have read, which is ours and not
+    the shim's, and what was copied out and not handed out. A copy whose result was lost is made
+    again.
+- Closing seals the submission side in the shim, cancels, wakes who waits, and reaps until the table
   is empty. Only then is memory given back.
 """
 
@@ -65,7 +68,8 @@ class Ring(SubmissionSide, CompletionSide):
     An io_uring: a submission queue and a completion queue shared with the kernel.
 
     Use it as a context manager, or call `close()`. A ring may be used from any thread; one may wait
-    while others queue and submit. It belongs to the process that made it.
+    while others queue and submit. It belongs to the process that made it. What a thread leaves in
+    flight when it ends completes with ECANCELED when it next could go on: the kernel's rule.
 
     Args:
         entries: the size of the submission queue, a power of two from 1 to 32768.
