@@ -287,7 +287,7 @@ class SubmissionSide(Core):
         return whole if whole or room < entries else room
 
     def _end_handover(self, tail: int, count: int) -> None:
-        """Trim what was placed. Without the lock: the GIL is not let go of between look and store."""
+        """Trim what was placed. No lock: the GIL is not let go of between look and store."""
         pending = self._pending
         placed, moved = slice(0, count + 1), [(tail + count) & UINT32_MAX]
         if pending[0] == tail:  # no call and nothing made between this line and the next
