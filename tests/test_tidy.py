@@ -99,7 +99,7 @@ def test_all_is_complete() -> None:
     assert set(uring.__all__) == public - modules
     for module in ("completions", "errors", "flags", "operations", "ring", "sqe"):
         for name, value in vars(importlib.import_module(f"uring.{module}")).items():
-            own = getattr(value, "__module__", "").startswith(f"uring.{module}")
+            own = str(getattr(value, "__module__", "")).startswith(f"uring.{module}")
             if inspect.isclass(value) and own and not name.startswith("_"):
                 internal = {"Answer", "HasFileno", "Queueable", "FileLike"}
                 assert name in uring.__all__ or name in internal, name

@@ -1,9 +1,9 @@
 """
 The raw submission queue entry: 64 bytes, as the kernel reads them.
 
-`pack` is the one place that knows the layout. `Queueable` is what a ring can queue: the typed
-operations, and `SQE` for what has no class. `Fixed` names a registered file where a descriptor is
-expected; `file_field` turns whatever names a file into what the record holds.
+`record_pack` is the one place that knows the layout. `Queueable` is what a ring can queue: the
+typed operations, and `SQE` for what has no class. `Fixed` names a registered file where a
+descriptor is expected; `file_field` turns whatever names a file into what the record holds.
 """
 
 import operator
@@ -21,6 +21,9 @@ NO_FLAGS: Final = SQEFlags(0)
 
 # The last eight bytes (__pad2, attr_type_mask) are zero in every operation of this package.
 _RECORD: Final = struct.Struct("=BBHiQQIIQHHIQQ")
+record_pack: Final = _RECORD.pack
+"""Encode the fields in the order of `_FIELDS`, and a 0; struct.error when one does not fit."""
+
 _FIELDS: Final = (
     ("opcode", 0, 2**8 - 1),
     ("flags", 0, 2**8 - 1),
@@ -97,47 +100,9 @@ def descriptor(fd: int | HasFileno) -> int:
     return number
 
 
-def pack(
-    opcode: int,
-    flags: int,
-    ioprio: int,
-    fd: int,
-    off: int,
-    addr: int,
-    len: int,
-    op_flags: int,
-    user_data: int,
-    buf_index: int,
-    personality: int,
-    splice_fd_in: int,
-    addr3: int,
-) -> bytes:
-    """Encode one SQE; a value that does not fit is named in the error."""
-    try:
-        return _RECORD.pack(
-            opcode,
-            flags,
-            ioprio,
-            fd,
-            off,
-            addr,
-            len,
-            op_flags,
-            user_data,
-            buf_index,
-            personality,
-            splice_fd_in,
-            addr3,
-            0,
-        )
-    except struct.error:
-        values = (opcode, flags, ioprio, fd, off, addr, len, op_flags, user_data, buf_index)
-        _explain((*values, personality, splice_fd_in, addr3))
-        raise
-
-
-def _explain(values: tuple[object, ...]) -> None:
-    for (name, low, high), value in zip(_FIELDS, values, strict=True):
+def explain(*fields: object) -> None:
+    """Name the field that `record_pack` refused, all of them being given in its order."""
+    for (name, low, high), value in zip(_FIELDS, fields, strict=True):
         if not hasattr(value, "__index__"):
             raise TypeError(f"{name} must be an integer, not {value!r}") from None
         if not low <= operator.index(value) <= high:
@@ -237,21 +202,13 @@ class SQE(Queueable):
         Raises:
             TypeError, ValueError: a field is no integer, or does not fit -> the message says which.
         """
-        return pack(
-            self.opcode,
-            self.flags,
-            self.ioprio,
-            self.fd,
-            UINT64_MAX if self.off == -1 else self.off,
-            self.addr,
-            self.len,
-            self.op_flags,
-            self.user_data,
-            self.buf_index,
-            self.personality,
-            self.splice_fd_in,
-            self.addr3,
-        )
+        fields = attrs.astuple(self, recurse=False)
+        fields = (*fields[:4], UINT64_MAX if self.off == -1 else self.off, *fields[5:])
+        try:
+            return record_pack(*fields, 0)
+        except struct.error:
+            explain(*fields)
+            raise
 
     @classmethod
     def decode(cls, record: bytes, user_data: int | None = None) -> Self:

@@ -6,6 +6,7 @@ An operation is a frozen value. Its `_encode` pins the memory that it lends, wit
 completion means. Everything else is here, once.
 """
 
+import struct
 from collections.abc import Iterable
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
@@ -13,7 +14,7 @@ import attrs
 
 from uring._memory import is_buffer
 from uring.flags import Opcode, SQEFlags
-from uring.sqe import NO_FLAGS, FileLike, Queueable, file_field, pack
+from uring.sqe import NO_FLAGS, FileLike, Queueable, explain, file_field, record_pack
 
 _T = TypeVar("_T")
 
@@ -113,7 +114,7 @@ class Operation(Queueable):
             fd, fixed = file_field(fd)
             flags = int(flags) | fixed
         try:
-            return pack(
+            return record_pack(
                 self.opcode,
                 flags,
                 ioprio,
@@ -127,6 +128,13 @@ class Operation(Queueable):
                 self.personality,
                 splice_fd_in,
                 addr3,
+                0,
             )
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{self!r}: {error}") from None
+        except struct.error:
+            personality = self.personality
+            fields = (off, addr, len, op_flags, 0, buf_index, personality, splice_fd_in, addr3)
+            try:
+                explain(self.opcode, flags, ioprio, fd, *fields)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{self!r}: {error}") from None
+            raise
