@@ -44,7 +44,8 @@ def copy(ring: uring.Ring, source: BinaryIO, target: BinaryIO) -> int:
                         ring.queue(uring.Read(source, rest, offset, user_data=i))
         if sys.stderr.isatty():
             rate = copied / MIB / (time.monotonic() - began)
-            shown = f"{copied / max(size, copied, 1):4.0%} {copied} bytes, {rate:.0f} MiB/s "
+            done = copied / max(size, copied, 1)
+            shown = f"[{'#' * int(done * 30):30}] {done:4.0%} {copied} bytes, {rate:.0f} MiB/s "
             print(shown, end="\r" if ring.in_flight else "\n", file=sys.stderr)
     target.truncate(end)  # what was read behind it, if the source grew meanwhile
     ring.queue(uring.Fsync(target))

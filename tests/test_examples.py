@@ -396,7 +396,7 @@ def test_cp_reports_a_target_that_must_not_grow(tmp_path: Path) -> None:
 
 
 def test_cp_shows_its_progress_on_a_terminal(tmp_path: Path) -> None:
-    """On a terminal stderr shows bytes, percentage and rate; the last line says 100 %."""
+    """On a terminal stderr shows a bar, percentage, bytes and rate; the last line says 100 %."""
     source, target = tmp_path / "source", tmp_path / "target"
     source.write_bytes(pattern(10_000_000))
     ours, theirs = pty.openpty()
@@ -413,8 +413,9 @@ def test_cp_shows_its_progress_on_a_terminal(tmp_path: Path) -> None:
     assert child.returncode == 0
     lines = shown.rstrip(b"\r\n").split(b"\r")
     assert len(lines) > 1
-    assert all(re.fullmatch(rb" *\d+% \d+ bytes, \d+ MiB/s ", line) for line in lines), lines
-    assert lines[-1].startswith(b"100% 10000000 bytes, ")
+    shape = rb"\[#* *\]  *\d+% \d+ bytes, \d+ MiB/s "
+    assert all(re.fullmatch(shape, line) for line in lines), lines
+    assert lines[-1].startswith(b"[" + b"#" * 30 + b"] 100% 10000000 bytes, ")
     assert target.read_bytes() == source.read_bytes()
 
 
