@@ -629,7 +629,10 @@ SHAPES = [
 
 @pytest.fixture(params=SHAPES, ids=repr)
 def shaped(request: pytest.FixtureRequest) -> Iterator[Ring]:
-    """Give a ring of each shape."""
+    """Give a ring of each shape that this kernel has."""
+    missing = request.param & ~uring.probe().setup_flags
+    if missing:
+        pytest.skip(f"this kernel has no {missing!r}")
     with Ring(4, flags=request.param) as ring:
         if request.param & SetupFlags.R_DISABLED:
             ring.enable()
@@ -681,6 +684,8 @@ def test_cqe32_ring_shows_the_extra_words() -> None:
             ring.submit()
             cqes = ring.copy_cqes()
             assert list(cqes.user_data) == [7, 1]
+            if cqes[1].res == -errno.EINVAL:
+                pytest.skip("this kernel has no NOP with extra words (6.18)")
             assert [cqe.big_cqe for cqe in cqes] == [(0, 0), (11, 22)]
 
 
