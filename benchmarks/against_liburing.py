@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 
-import liburing as peer  # type: ignore[import-untyped,import-not-found,unused-ignore]
+import liburing as peer  # type: ignore[import-untyped,import-not-found,unused-ignore]  # untyped, and not needed to check the rest
 
 from uring import Nop, Read, Ring
 

@@ -48,7 +48,7 @@ def test_cqe_is_immutable() -> None:
     """Assigning to a field raises."""
     cqe = uring.CQE(1, 2)
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
-        cqe.res = 5  # type: ignore[misc]
+        cqe.res = 5  # type: ignore[misc]  # wrong on purpose
 
 
 def test_cqe_op_is_the_operation() -> None:

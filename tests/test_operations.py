@@ -229,7 +229,7 @@ def test_operation_is_an_immutable_value(kind: type[uring.Operation]) -> None:
         assert make(SQEFlags(0)) == make(SQEFlags(0))
         assert hash(make(SQEFlags(0))) == hash(make(SQEFlags(0)))
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
-        make(SQEFlags(0)).personality = 1  # type: ignore[misc]
+        make(SQEFlags(0)).personality = 1  # type: ignore[misc]  # wrong on purpose
     assert repr(make(SQEFlags(0))).startswith(f"{kind.__name__}(")
     assert make(SQEFlags(0)) != make(SQEFlags.ASYNC)
 
@@ -255,7 +255,7 @@ def test_operation_refuses_a_target_that_is_no_user_data(
 ) -> None:
     """A target is an integer of 64 bits; else TypeError or ValueError."""
     with pytest.raises((TypeError, ValueError), match=r"addr|target"):
-        kind(number).sqe()  # type: ignore[call-arg]
+        kind(number).sqe()  # type: ignore[call-arg]  # wrong on purpose
 
 
 WRONG: Final[list[Any]] = [
@@ -266,41 +266,41 @@ WRONG: Final[list[Any]] = [
     uring.Operation(),
     uring.Nop(user_data=-1),
     uring.Nop(user_data=2**64),
-    uring.Nop(user_data="1"),  # type: ignore[arg-type]
+    uring.Nop(user_data="1"),  # type: ignore[arg-type]  # wrong on purpose
     uring.Nop(user_data=True),
     uring.Nop(personality=2**16),
-    uring.Nop(flags="ASYNC"),  # type: ignore[arg-type]
+    uring.Nop(flags="ASYNC"),  # type: ignore[arg-type]  # wrong on purpose
     uring.Nop(flags=SQEFlags(256)),
     uring.Read(0, b"read-only"),
-    uring.Read(0, "text"),  # type: ignore[arg-type]
+    uring.Read(0, "text"),  # type: ignore[arg-type]  # wrong on purpose
     uring.Read(0, BUFFER, -2),
-    uring.Read(0, BUFFER, "0"),  # type: ignore[arg-type]
+    uring.Read(0, BUFFER, "0"),  # type: ignore[arg-type]  # wrong on purpose
     uring.Read(0, BUFFER, 2**64),
     uring.Read(0, BUFFER, rw_flags=-1),
     uring.Read(0, BUFFER, ioprio=2**16),
-    uring.Write(0, None),  # type: ignore[arg-type]
-    uring.Readv(0, BUFFER),  # type: ignore[arg-type]
+    uring.Write(0, None),  # type: ignore[arg-type]  # wrong on purpose
+    uring.Readv(0, BUFFER),  # type: ignore[arg-type]  # wrong on purpose
     uring.Readv(0, [b"read-only"]),
-    uring.Readv(0, None),  # type: ignore[arg-type]
+    uring.Readv(0, None),  # type: ignore[arg-type]  # wrong on purpose
     uring.Writev(0, [b"x"] * 1025),
-    uring.Close(Wrapper(1)),  # type: ignore[arg-type]
-    uring.Openat(5),  # type: ignore[arg-type]
+    uring.Close(Wrapper(1)),  # type: ignore[arg-type]  # wrong on purpose
+    uring.Openat(5),  # type: ignore[arg-type]  # wrong on purpose
     uring.Openat("a\0b"),
-    uring.Openat("x", "r"),  # type: ignore[arg-type]
-    uring.Openat("x", dir_fd="/"),  # type: ignore[arg-type]
+    uring.Openat("x", "r"),  # type: ignore[arg-type]  # wrong on purpose
+    uring.Openat("x", dir_fd="/"),  # type: ignore[arg-type]  # wrong on purpose
     uring.Connect(0, ("localhost", 80)),
-    uring.Connect(0, 80),  # type: ignore[arg-type]
-    uring.Send(0, "text"),  # type: ignore[arg-type]
+    uring.Connect(0, 80),  # type: ignore[arg-type]  # wrong on purpose
+    uring.Send(0, "text"),  # type: ignore[arg-type]  # wrong on purpose
     uring.Recv(0, b"read-only"),
     uring.Shutdown(0, -1),
     uring.Timeout(-1),
-    uring.Timeout("1"),  # type: ignore[arg-type]
+    uring.Timeout("1"),  # type: ignore[arg-type]  # wrong on purpose
     uring.Timeout(1, count=-1),
     uring.Timeout(1, timeout_flags=TimeoutFlags.MULTISHOT),
     uring.Timeout(1, timeout_flags=TimeoutFlags.UPDATE),
     uring.LinkTimeout(1, timeout_flags=TimeoutFlags.ETIME_SUCCESS),
     uring.PollAdd(0, -1),
-    uring.PollAdd(0, "in"),  # type: ignore[arg-type]
+    uring.PollAdd(0, "in"),  # type: ignore[arg-type]  # wrong on purpose
 ]
 
 
@@ -511,7 +511,7 @@ def test_writev_does_not_see_a_later_change_of_the_list(ring: uring.Ring, file: 
 def test_writev_of_an_iterator_can_be_queued_twice(ring: uring.Ring, file: int) -> None:
     """An iterator of buffers is refused, or taken whole once: the second time writes the same."""
     try:
-        op = uring.Writev(file, iter([b"ab", b"cd"]))  # type: ignore[arg-type]
+        op = uring.Writev(file, iter([b"ab", b"cd"]))  # type: ignore[arg-type]  # wrong on purpose
         op.sqe()
     except TypeError:
         return

@@ -150,4 +150,4 @@ def test_supports_refuses_what_could_mean_anything(what: object) -> None:
 def test_probe_record_is_frozen() -> None:
     """A Probe cannot be changed."""
     with pytest.raises(AttributeError):
-        PROBE.release = "6.0"  # type: ignore[misc]
+        PROBE.release = "6.0"  # type: ignore[misc]  # wrong on purpose

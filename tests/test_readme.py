@@ -25,7 +25,7 @@ def test_readme_example_runs_and_fails_where_it_says(ring_refusal: str) -> None:
     )
     content, error = done.stdout.splitlines()
     assert content == repr(Path("/etc/hostname").read_bytes())
-    assert error == re.search(r"# (\[Errno 2\].*)", example)[1]  # type: ignore[index]
+    assert error == re.search(r"# (\[Errno 2\].*)", example)[1]  # type: ignore[index]  # the README has it, or the test fails here
 
 
 def test_readme_names_every_operation() -> None:

@@ -232,7 +232,7 @@ def test_setup_params_are_what_the_kernel_granted(ring: uring.Ring) -> None:
     assert isinstance(params.features, Features)
     assert Features.SINGLE_MMAP in params.features
     with pytest.raises(AttributeError):
-        params.cq_entries = 1  # type: ignore[misc]
+        params.cq_entries = 1  # type: ignore[misc]  # wrong on purpose
 
 
 def test_setup_params_of_a_poller_are_what_was_asked() -> None:

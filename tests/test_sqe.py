@@ -145,7 +145,7 @@ def test_sqe_is_immutable() -> None:
     """Assigning to a field raises."""
     record = uring.SQE(0)
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
-        record.len = 5  # type: ignore[misc]
+        record.len = 5  # type: ignore[misc]  # wrong on purpose
 
 
 @pytest.mark.parametrize("length", [0, 63, 65, 128])
@@ -275,4 +275,4 @@ def test_link_of_nothing_and_of_one(chain: Any) -> None:
 
 def test_sqe_flags_of_an_int_become_flags() -> None:
     """A plain integer given as `flags` can be linked all the same."""
-    assert uring.SQE(0, 1).linked().flags is uring.SQEFlags.FIXED_FILE | uring.SQEFlags.IO_LINK  # type: ignore[arg-type]
+    assert uring.SQE(0, 1).linked().flags is uring.SQEFlags.FIXED_FILE | uring.SQEFlags.IO_LINK  # type: ignore[arg-type]  # a plain int on purpose

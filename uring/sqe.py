@@ -163,7 +163,7 @@ class Queueable:
         return self._with(SQEFlags.IO_DRAIN)
 
     def _with(self, flag: SQEFlags) -> Self:
-        return attrs.evolve(self, flags=SQEFlags(self.flags) | flag)  # type: ignore[misc]
+        return attrs.evolve(self, flags=SQEFlags(self.flags) | flag)  # type: ignore[misc]  # each subclass is attrs
 
 
 _QueueableT = TypeVar("_QueueableT", bound=Queueable)

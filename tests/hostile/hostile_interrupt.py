@@ -114,7 +114,7 @@ def sweep(attempt: Callable[[int], "Strike"], *, least: int = 50) -> None:
 
 def told(error: BaseException, strike: Strike) -> BaseException:
     """Have the error say where the interrupt struck."""
-    error.where = strike.where  # type: ignore[attr-defined]
+    error.where = strike.where  # type: ignore[attr-defined]  # told() notes the place on the error
     return error
 
 

@@ -200,7 +200,7 @@ def ring_is_not_made_twice() -> None:
     ring = uring.Ring(8)
     buffers = [weakref.ref(b) for b in _tracked_reads(ring, fd)]
     with contextlib.suppress(uring.UringError, RuntimeError, TypeError):
-        ring.__init__(8)  # type: ignore[misc]
+        ring.__init__(8)  # type: ignore[misc]  # that is the point
     collect()
     alive = [ref() is not None for ref in buffers]
     assert all(alive), "freed in flight"
@@ -266,7 +266,7 @@ def uncollected_descriptors_are_closed_with_the_ring() -> None:
                     ring.queue(op)
             ring.submit()
             if number is None:
-                until(lambda ring=ring: ring.cq_ready() >= 3)  # type: ignore[misc]
+                until(lambda ring=ring: ring.cq_ready() >= 3)  # type: ignore[misc]  # mypy infers no lambda with a default
                 again.close()
             ring.close()
             assert descriptors() == before, f"leaked, number {number}, beside {extra}"

@@ -105,15 +105,15 @@ def every_kind_of_buffer_is_pinned() -> None:
             assert ring.copy_cqe(timeout=5).res == size
             assert bytes(memoryview(buffer).cast("B")) == bytes(range(1, 65)) * (size // 64)
         for wrong in strided:
-            refused(ValueError, "contiguous", lambda w=wrong: ring.queue(uring.Read(inlet, w)))  # type: ignore[misc]
+            refused(ValueError, "contiguous", lambda w=wrong: ring.queue(uring.Read(inlet, w)))  # type: ignore[misc]  # mypy infers no lambda with a default
         view.release()
         refused(ValueError, "released", lambda: ring.queue(uring.Read(inlet, view)))
         mapped.close()
         refused(ValueError, "closed", lambda: ring.queue(uring.Read(inlet, mapped)))
         for fixed in (b"12345678", memoryview(b"12345678"), memoryview(bytearray(8)).toreadonly()):
-            refused(TypeError, "read-only", lambda f=fixed: ring.queue(uring.Read(inlet, f)))  # type: ignore[misc]
-            refused(TypeError, "read-only", lambda f=fixed: ring.queue(uring.Readv(inlet, [f])))  # type: ignore[misc]
-            refused(TypeError, "read-only", lambda f=fixed: ring.queue(uring.Recv(inlet, f)))  # type: ignore[misc]
+            refused(TypeError, "read-only", lambda f=fixed: ring.queue(uring.Read(inlet, f)))  # type: ignore[misc]  # mypy infers no lambda with a default
+            refused(TypeError, "read-only", lambda f=fixed: ring.queue(uring.Readv(inlet, [f])))  # type: ignore[misc]  # mypy infers no lambda with a default
+            refused(TypeError, "read-only", lambda f=fixed: ring.queue(uring.Recv(inlet, f)))  # type: ignore[misc]  # mypy infers no lambda with a default
         assert ring.in_flight == 0
         assert ring.sq.sqe_tail == ring.sq.sqe_head == ring.sq.head
 
@@ -166,7 +166,7 @@ def huge_buffer_is_refused() -> None:
     ]
     with uring.Ring(8) as ring:
         for op in cases:
-            refused(ValueError, "4294967295", lambda op=op: ring.queue(op))  # type: ignore[misc]
+            refused(ValueError, "4294967295", lambda op=op: ring.queue(op))  # type: ignore[misc]  # mypy infers no lambda with a default
         assert (ring.in_flight, ring.sq_ready()) == (0, 0)
     cases.clear()
     collect()
@@ -190,7 +190,7 @@ def wrong_arguments_leave_the_ring_as_it_was() -> None:
 
     class Text:
         def fileno(self) -> int:
-            return "7"  # type: ignore[return-value]
+            return "7"  # type: ignore[return-value]  # wrong on purpose
 
     good: dict[type[uring.Operation], tuple[Any, ...]] = {
         uring.Read: (inlet, bytearray(8), 0),
@@ -254,7 +254,7 @@ def wrong_arguments_leave_the_ring_as_it_was() -> None:
             for keywords in (*options, *numbers):
                 refuse(kind, *args, **keywords)
         for anything in (None, 1, "nop", uring.Nop, b"", uring.SQE, object()):
-            refused(TypeError, "", lambda a=anything: ring.queue(a))  # type: ignore[misc]
+            refused(TypeError, "", lambda a=anything: ring.queue(a))  # type: ignore[misc]  # mypy infers no lambda with a default
         assert count > 500
         assert ring.queue(uring.Nop()) >= 2**63
         assert ring.submit() == 1

@@ -57,7 +57,7 @@ def indexing_after_a_wrap_is_right() -> None:
             assert [cqe.user_data for cqe in batch] == batch.user_data.tolist() == numbers
             assert [cqe.user_data for cqe in batch[::-1]] == numbers[::-1]
         for column in (kept[0][0].user_data, kept[0][0].res, kept[0][0].flags):
-            refused(TypeError, "read-only", lambda c=column: c.__setitem__(0, 1))  # type: ignore[misc]
+            refused(TypeError, "read-only", lambda c=column: c.__setitem__(0, 1))  # type: ignore[misc]  # mypy infers no lambda with a default
 
 
 @program
@@ -189,8 +189,8 @@ def peek_and_advance_are_checked() -> None:
         refused(BufferError, "", lambda: buffer.append(1))
         refused(ValueError, "2 completions are ready", lambda: ring.cq_advance(3))
         for wrong in (-1, 2**32, 2**70):
-            refused(ValueError, "count", lambda w=wrong: ring.cq_advance(w))  # type: ignore[misc]
-        refused(TypeError, "count", lambda: ring.cq_advance(1.0))  # type: ignore[arg-type]
+            refused(ValueError, "count", lambda w=wrong: ring.cq_advance(w))  # type: ignore[misc]  # mypy infers no lambda with a default
+        refused(TypeError, "count", lambda: ring.cq_advance(1.0))  # type: ignore[arg-type]  # wrong on purpose
         assert (ring.in_flight, ring.cq_ready()) == (2, 2)
         ring.cq_advance(2)
         ring.cq_advance(0)
@@ -273,7 +273,7 @@ def silent_chain_pins_until_its_last_completion() -> None:
         assert alive() is None
         assert ring.in_flight == 0
         for op in (uring.Nop(flags=SKIP), uring.SQE(0, flags=SKIP)):
-            refused(ValueError, "never be freed", lambda op=op: ring.queue(op))  # type: ignore[misc]
+            refused(ValueError, "never be freed", lambda op=op: ring.queue(op))  # type: ignore[misc]  # mypy infers no lambda with a default
 
 
 class _Liar(int):
@@ -281,7 +281,7 @@ class _Liar(int):
 
     calls = 0
 
-    @property  # type: ignore[misc]
+    @property  # type: ignore[misc]  # lies about its class
     def __class__(self) -> type:
         return int
 
@@ -307,7 +307,7 @@ class _Liar(int):
 class _Wide(_Liar):
     """The same, but what it says its class is, it is."""
 
-    @property  # type: ignore[misc]
+    @property  # type: ignore[misc]  # lies about its class
     def __class__(self) -> type:
         return _Wide
 
@@ -333,8 +333,8 @@ def lying_user_data_is_taken_by_its_value() -> None:
             for value in (5, 6, 2**70, -1):
                 kind.calls = start
                 queues: tuple[Callable[[], object], ...] = (
-                    lambda: ring.queue(uring.Nop(), user_data=make(value)),  # noqa: B023
-                    lambda: ring.queue(uring.Nop(user_data=make(value))),  # noqa: B023
+                    lambda: ring.queue(uring.Nop(), user_data=make(value)),  # noqa: B023  # called before the loop goes on
+                    lambda: ring.queue(uring.Nop(user_data=make(value))),  # noqa: B023  # called before the loop goes on
                 )
                 for queue in queues:
                     try:
@@ -400,7 +400,7 @@ def odd_files_are_asked_before_anything_is_queued() -> None:
         lambda ring: ring.register_files_update(0, [Closes(ring)]),
     ):
         ring = uring.Ring(4)
-        refused(uring.RingClosedError, "closed", lambda c=closes, r=ring: c(r))  # type: ignore[misc]
+        refused(uring.RingClosedError, "closed", lambda c=closes, r=ring: c(r))  # type: ignore[misc]  # mypy infers no lambda with a default
         assert ring.in_flight == 0
 
 

@@ -284,7 +284,7 @@ def wait_that_begins_during_a_close_is_refused() -> None:
         def hold_up(frame: FrameType, _event: str, _argument: object) -> None:
             if frame.f_code.co_name == "_wait":
                 held_up.set()  # noqa: B023 - the thread ends within the loop
-                while not ring.closed:  # noqa: B023
+                while not ring.closed:  # noqa: B023  # called before the loop goes on
                     time.sleep(0)  # lets the one who closes go on
 
         def wait(ring: uring.Ring = ring, told: list[str] = told) -> None:
@@ -532,7 +532,7 @@ def fork_while_another_thread_holds_every_lock() -> None:
         buffers = random_reads(ring, fd)
         closer = threading.Thread(target=ring.close)
         closer.start()
-        until(lambda ring=ring: ring.closed)  # type: ignore[misc]
+        until(lambda ring=ring: ring.closed)  # type: ignore[misc]  # mypy infers no lambda with a default
         _child(ring.close)
         join(closer)
         assert len(buffers) == 4

@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 
 def _describe(buffer: object) -> str:
     try:
-        return f"<{type(buffer).__name__} of {memoryview(buffer).nbytes} bytes>"  # type: ignore[arg-type]
+        return f"<{type(buffer).__name__} of {memoryview(buffer).nbytes} bytes>"  # type: ignore[arg-type]  # it may be anything
     except (TypeError, ValueError, BufferError):  # a wrong argument must still have a repr
         return f"<{type(buffer).__name__}>"
 
