@@ -258,6 +258,7 @@ def test_inflight_retire_can_be_cut_off_and_repeated(
     plain, cut = (entered(*(record(number) for number in numbers)) for _ in range(2))
     for table in (plain, cut):
         table.ended = 50, posted, flags
+        table.index()
     plain.retire()
     cut.entries = Interrupting(cut.entries, after_calls, late=late)
     cut.shared = Interrupting(cut.shared, after_calls, late=late)
@@ -297,6 +298,7 @@ class Reentering(dict[int, Any]):
 def test_inflight_retire_notices_a_handler_that_retired() -> None:
     """A number that a handler queued anew in the middle is not ended by the older completion."""
     table = entered(record(1), record(2))
+    table.index()
     entries = Reentering(table.entries)
     entries.table = table
     table.entries = entries
@@ -437,12 +439,26 @@ class MovingTail(dict[int, Any]):
         return super().get(*args)
 
 
+class MovingPending(list[Any]):
+    """A list that a handler submits as soon as it has been read, and all of it ends."""
+
+    def __getitem__(self, index: Any) -> Any:
+        """Read, and let the handler run if all was read."""
+        found = super().__getitem__(index)
+        if isinstance(index, slice):
+            self[:] = [self[0] + len(self) - 1]
+        return found
+
+
 @pytest.mark.parametrize("known", [[], [7], [7, 7]])
 def test_inflight_add_notices_a_handler_that_submitted(known: list[int]) -> None:
     """What a handler handed over in the middle, and what has ended since, is not entered again."""
     table = entered(*(record(number) for number in known))
+    table.index()
     pending: list[Any] = [0, record(7)]
-    if len(known) < 2:
+    if not known:
+        pending = MovingPending(pending)
+    elif len(known) < 2:
         entries = MovingTail(table.entries)
         entries.pending = pending
         table.entries = entries

@@ -56,7 +56,7 @@ def test_trial_setups_find_what_the_query_says() -> None:
     found = probe()
     if found.last_register_opcode is None:
         pytest.skip("this kernel has no REGISTER_QUERY")
-    ring, _ = setup(
+    ring, _, _ = setup(
         1, SetupFlags(0), cq_entries=None, sq_thread_cpu=None, sq_thread_idle_ms=None, wq_fd=None
     )
     known = SetupFlags(sum(SetupFlags))

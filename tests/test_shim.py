@@ -33,8 +33,8 @@ def test_register_structs_have_the_size_of_the_kernels() -> None:
     assert struct.calcsize("=qq") == LAYOUTS["__kernel_timespec"]["size"]
 
 
-def test_placing_needs_the_tail_that_is_there(ring: uring.Ring) -> None:
-    """Who is not at the tail any more places nothing, so nothing is placed twice."""
+def test_placing_needs_the_count_of_what_was_placed(ring: uring.Ring) -> None:
+    """Who does not know of all that was placed places nothing, so nothing is placed twice."""
     assert lib.uring_submit(ring._shim, 1, NOP, bytes(8), 1) == -errno.ESTALE
     assert lib.uring_submit(ring._shim, 0, NOP, bytes(8), 1) & 0xFFFFFFFF == 1
     assert lib.uring_submit(ring._shim, 0, NOP, bytes(8), 1) == -errno.ESTALE
@@ -52,33 +52,39 @@ def test_sealed_ring_serves_only_its_closer(ring: uring.Ring) -> None:
     assert lib.uring_sealed_submit(ring._shim, 0, NOP, bytes(8), 1) == -errno.ESHUTDOWN
     assert lib.uring_seal(ring._shim) == 0
     assert lib.uring_submit(ring._shim, 0, NOP, bytes(8), 1) == -errno.ESHUTDOWN
-    assert lib.uring_wait(ring._shim, 1, 0) == -errno.ESHUTDOWN
+    assert lib.uring_wait(ring._shim, 0, 1, 0) == -errno.ESHUTDOWN
     assert lib.uring_sealed_submit(ring._shim, 0, NOP, bytes(8), 1) & 0xFFFFFFFF == 1
-    assert lib.uring_sealed_wait(ring._shim, 1, 0) == 0
+    assert lib.uring_sealed_wait(ring._shim, 0, 1, 0) == 0
 
 
 def test_exited_ring_refuses_everybody(ring: uring.Ring) -> None:
     """Each function says ESHUTDOWN once the mappings are gone, and exiting again is nothing."""
-    shim, room = ring._shim, ffi.new("char[]", 16)
+    shim, room, run = ring._shim, ffi.new("char[]", 16), ffi.new("struct uring_run *")
     ring.close()
     assert lib.uring_exit(shim) == 0
     refused = [
         lib.uring_submit(shim, 0, NOP, bytes(8), 1),
         lib.uring_sealed_submit(shim, 0, NOP, bytes(8), 1),
-        lib.uring_wait(shim, 1, -1),
-        lib.uring_cq_copy(shim, 0, 1, room),
-        lib.uring_cq_seek(shim, 0),
+        lib.uring_wait(shim, 0, 1, -1),
+        lib.uring_submit_one(shim, 0, NOP, 0),
+        lib.uring_take(shim, 0, 1),
+        lib.uring_peek(shim, 0, 1, room),
+        lib.uring_ready(shim, 0),
+        lib.uring_run_begin(shim, run, room, room, 0, 0, ffi.NULL, ffi.NULL),
+        lib.uring_run(shim, run),
+        lib.uring_run_wait(shim, run, -1),
+        lib.uring_run_release(shim, run),
         lib.uring_register(shim, 3, ffi.NULL, 0),
         lib.uring_counters(shim, ffi.new("struct uring_counters *")),
         lib.uring_seal(shim),
     ]
-    assert refused == [-errno.ESHUTDOWN] * 8
+    assert refused == [-errno.ESHUTDOWN] * len(refused)
 
 
 def test_never_mapped_ring_refuses_everybody() -> None:
     """A zeroed struct is not a ring, and exiting it closes nothing."""
     shim = ffi.new("struct uring *")
-    assert lib.uring_wait(shim, 1, -1) == -errno.ESHUTDOWN
+    assert lib.uring_wait(shim, 0, 1, -1) == -errno.ESHUTDOWN
     assert lib.uring_exit(shim) == 0
 
 
@@ -86,5 +92,5 @@ def test_never_mapped_ring_refuses_everybody() -> None:
 def test_wait_ends_at_its_deadline(ring: uring.Ring, left_ns: int) -> None:
     """A deadline in the past ends at once, one in the future not before its time."""
     deadline = time.monotonic_ns() + left_ns
-    assert lib.uring_wait(ring._shim, 1, deadline) == -errno.ETIME
+    assert lib.uring_wait(ring._shim, 0, 1, deadline) == -errno.ETIME
     assert time.monotonic_ns() >= deadline

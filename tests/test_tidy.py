@@ -17,18 +17,19 @@ FLOORS = [
     {"__main__"},
     {"__init__", "_selfcheck"},
     {"ring"},
+    {"_running"},
     {"_submission", "_completion"},
     {"_core"},
-    {"_views", "_teardown"},
-    {"operations", "registry", "_inflight", "probe"},
+    {"_views", "_teardown", "batch"},
+    {"operations", "registry", "_inflight", "probe", "_columns"},
     {"_setup"},
     {"completions", "_memory"},
-    {"errors", "sqe"},
+    {"errors", "sqe", "_values"},
     {"flags", "_ffi"},
     {"_uring"},
 ]
 # Within a folder the same holds, for the modules with an underscore carry the others.
-LINES_MAX = {"flags.py": 600, "_shim.h": 640}  # a table; C with the reasons beside it
+LINES_MAX = {"flags.py": 600}  # a table
 FUNCTION_LINES_MAX = 70
 
 

@@ -5,17 +5,20 @@ The layers, from the top; each imports only from those below it:
 
     __main__                                what this machine allows, and a self-check
     ring                                    Ring: queue -> submit -> wait -> copy out
+    _running                                Ring.run(): whole batches, in C
     _submission  _completion                its two sides
     _core                                   the floor that they share
-    _setup  _views  _teardown               how a ring begins, looks, and ends when nobody ends it
+    batch  _views  _teardown                prepared batches; looking at a ring; rings nobody closes
     operations  registry  _inflight         one class per request; registrations; what is in flight
-    completions  probe  _memory             CQE; what this kernel has; what the kernel may touch
-    sqe                                     the raw 64 bytes
-    errors                                  the exceptions
+    probe  _columns                         what this kernel has; many reads or writes from columns
+    _setup                                  how a ring begins
+    completions  _memory                    CQE; what the kernel may touch
+    sqe  errors  _values                    the raw 64 bytes; the exceptions; how values are made
     flags  _ffi                             the kernel's numbers; the door to the C shim
 """
 
 from uring._setup import RingParams
+from uring.batch import Batch, ReadMany, WriteMany
 from uring.completions import (
     CQE,
     Completions,
@@ -135,6 +138,7 @@ __all__ = [
     "Accept",
     "AcceptFlags",
     "AsyncCancel",
+    "Batch",
     "BpfCommand",
     "BpfFilterFlags",
     "CQEFlags",
@@ -172,6 +176,7 @@ __all__ = [
     "ProbeFlags",
     "QueryOpcode",
     "Read",
+    "ReadMany",
     "Readv",
     "Recv",
     "RegWaitFlags",
@@ -203,6 +208,7 @@ __all__ = [
     "UringError",
     "WorkerKind",
     "Write",
+    "WriteMany",
     "Writev",
     "WrongThreadError",
     "ZcrxAreaFlags",

@@ -1,4 +1,4 @@
-/* What cffi parses: the door between Python and _shim.h. Sizes are the compiler's, names are ours. */
+/* What cffi parses: the door between Python and the C of _shim.h, _batch.h. Sizes are the compiler's, names are ours. */
 
 struct uring_params {
     uint32_t sq_entries, cq_entries, flags, sq_thread_cpu, sq_thread_idle, features, wq_fd;
@@ -13,30 +13,63 @@ struct uring {
     char *sqes;
     uint32_t *cq_head, *cq_tail;
     char *cqes;
+    uint32_t placed, cq_taken, inbox_count;
     ...;
 };
 
 struct uring_counters {
-    uint32_t sq_head, sq_tail, sq_mask, sq_flags, sq_dropped, sq_entries;
+    uint32_t placed, sq_head, sq_tail, sq_mask, sq_flags, sq_dropped, sq_entries;
     uint32_t cq_head, cq_tail, cq_mask, cq_flags, cq_overflow, cq_entries;
 };
 
+struct uring_run {
+    uint32_t placed, ended;
+    ...;
+};
+
+struct uring_parts {
+    const char *pattern;
+    const int64_t *fds;
+    const char *flags;
+    const int64_t *offsets, *lengths;
+    int64_t length;
+    char **buffers;
+    const int64_t *sizes;
+    char *buffer;
+    uint64_t size;
+    uint32_t count;
+};
+
+enum { PART_OFFSET, PART_LENGTH, PART_ROOM, PART_FD, ... };
+
 int uring_setup(struct uring *ring, uint32_t entries, struct uring_params *params);
-int uring_map(struct uring *ring, const struct uring_params *params);
+int uring_map(struct uring *ring, const struct uring_params *params, char *inbox);
 int uring_exit(struct uring *ring);
 
-int64_t uring_submit(struct uring *ring, uint32_t tail, const char *sqes, const char *user_data,
+int64_t uring_submit(struct uring *ring, uint32_t start, const char *sqes, const char *user_data,
                      uint32_t count);
-int uring_wait(struct uring *ring, uint32_t wait_nr, int64_t deadline_ns);
-int64_t uring_cq_copy(struct uring *ring, uint32_t head, uint32_t max_nr, char *out);
-int uring_cq_seek(struct uring *ring, uint32_t head);
+int64_t uring_submit_one(struct uring *ring, uint32_t start, const char *sqe, uint64_t user_data);
+int uring_wait(struct uring *ring, uint64_t start, uint32_t wait_nr, int64_t deadline_ns);
+int64_t uring_take(struct uring *ring, uint64_t start, uint32_t max_nr);
+int64_t uring_peek(struct uring *ring, uint64_t start, uint32_t max_nr, char *out);
+int64_t uring_ready(struct uring *ring, uint64_t start);
 int uring_register(struct uring *ring, uint32_t opcode, void *arg, uint32_t nr_args);
 int uring_counters(struct uring *ring, struct uring_counters *out);
 
+int uring_run_begin(struct uring *ring, struct uring_run *run, const char *sqes, char *cqes,
+                    uint32_t count, uint64_t first_number, const uint64_t *numbers,
+                    const uint64_t *by_number);
+int uring_run(struct uring *ring, struct uring_run *run);
+int uring_run_wait(struct uring *ring, struct uring_run *run, int64_t deadline_ns);
+void uring_run_stop(struct uring_run *run);
+int uring_run_release(struct uring *ring, struct uring_run *run);
+int uring_widen(int64_t *out, const char *in, uint32_t size, uint32_t is_signed, uint32_t count);
+int64_t uring_encode_parts(char *sqes, const struct uring_parts *parts);
+
 int uring_seal(struct uring *ring);
-int64_t uring_sealed_submit(struct uring *ring, uint32_t tail, const char *sqes,
+int64_t uring_sealed_submit(struct uring *ring, uint32_t start, const char *sqes,
                             const char *user_data, uint32_t count);
-int uring_sealed_wait(struct uring *ring, uint32_t wait_nr, int64_t deadline_ns);
+int uring_sealed_wait(struct uring *ring, uint64_t start, uint32_t wait_nr, int64_t deadline_ns);
 int uring_waiters(struct uring *ring);
 
 uint64_t uring_address(const void *memory);

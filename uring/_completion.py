@@ -1,14 +1,23 @@
 """
 The completion side: from CQEs in the ring to completions in the caller's hands.
 
-`_read` is the place up to which we have read, and what was copied out and not handed out yet. The
-place is ours; the shim makes it the kernel's before each copy, so a copy whose result was lost is
-made again. `_read` changes by one store, right after a look that it is still what the new value was
-made of, and no call stands between that and the end: a signal handler, which CPython runs after
-calls, and other threads find all of it done or none.
+`_had` is how many CQEs we have had from the shim, and `_kept` those of them that were not handed
+out yet. The shim takes CQEs out of the queue into its inbox, and keeps them there until we say,
+with the next call, that we have them: a call whose result was lost is made again and gives the
+same. The two change together, right after a look that they are still what the new values were made
+of, and no call stands between that and the end: a signal handler, which CPython runs after calls,
+and other threads find all of it done or none.
+
+Two ways lead there. The short one, for the common case that what comes back is exactly what was
+submitted last, costs one call into C and no lock (a `with` on one is 115 ns, as much as all of
+`queue()`): its stores stand together behind one look at everything that they rest on. The long one
+holds the lock and retires through the table. Taking CQEs and moving the head in two calls, as it
+was before, cost 60 ns more; having submit bring the CQEs along was not faster, as they must not be
+consumed before `copy_cqes()` is called.
 """
 
 import errno
+import struct
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +34,9 @@ if TYPE_CHECKING:
     from uring._uring import CData
 
 _MORE: Final = int(CQEFlags.MORE)
+_NOT_PLAIN: Final = _MORE << 32
+_cqe: Final = struct.Struct("=QiI").unpack_from
+_uring_take: Final = lib.uring_take
 
 
 def deadline_ns(timeout: float | None) -> int:
@@ -35,13 +47,13 @@ def deadline_ns(timeout: float | None) -> int:
 class CompletionSide(Core):
     """Waiting and copying out."""
 
-    def __init__(self, shim: "CData", params: RingParams) -> None:
-        super().__init__(shim, params)
+    def __init__(self, shim: "CData", inbox: "CData", params: RingParams) -> None:
+        super().__init__(shim, inbox, params)
         self._cqe_size = CQE_SIZE * (2 if params.flags & SetupFlags.CQE32 else 1)
-        self._landing = ffi.new("char[]", params.cq_entries * self._cqe_size)
-        self._landed = ffi.buffer(self._landing)
+        self._landed = memoryview(ffi.buffer(inbox))
         self._cq_limit = params.cq_entries
-        self._read: tuple[int, Completions] = (0, EMPTY)
+        self._had = 0
+        self._kept: Completions = EMPTY
 
     def cq_ready(self) -> int:
         """
@@ -51,8 +63,8 @@ class CompletionSide(Core):
         """
         self._check_open()
         with self._lock:
-            head, kept = self._read
-            return self._posted(head) + kept._count
+            kept = self._kept
+            return self._posted() + kept._count
 
     def copy_cqes(
         self, max_nr: int | None = None, *, wait_nr: int = 0, timeout: float | None = None
@@ -72,7 +84,11 @@ class CompletionSide(Core):
         Raises:
             RingClosedError: the ring is closed, or was closed by another thread during the wait.
         """
-        self._check_use()
+        if self._is_guarded:
+            self._check_use()
+        if max_nr is None and wait_nr == 0 and timeout is None:
+            recent = self._take_recent()
+            return self._take(None) if recent is None else recent
         if max_nr is not None:
             check_range("max_nr", max_nr, 0, UINT32_MAX)
         check_range("wait_nr", wait_nr, 0, UINT32_MAX)
@@ -95,7 +111,28 @@ class CompletionSide(Core):
             TimeoutError: the time is over and none has come; nothing was consumed.
             RingClosedError: the ring is closed, or was closed by another thread during the wait.
         """
-        self._check_use()
+        if self._is_guarded:
+            self._check_use()
+        # The shortest way: the one operation that is in flight has ended. A result of 1 is one CQE
+        # without flags.
+        in_flight = self._in_flight
+        record = in_flight.single
+        if record is not None and self._kept is EMPTY and not self._handovers:
+            had = self._had
+            if _uring_take(self._shim, had, 1) == 1:
+                user_data, res, flags = _cqe(self._landed)
+                cqe = CQE(user_data, res, flags, record[2])
+                # No call and nothing made between this look and the end.
+                if (
+                    user_data == record[0]
+                    and in_flight.single is record
+                    and self._had == had
+                    and self._kept is EMPTY
+                    and not self._handovers
+                ):
+                    in_flight.single = None
+                    self._had = had + 1
+                    return cqe
         end_ns = deadline_ns(timeout)
         may_wait = True
         while (taken := self._take_one()) is None and may_wait:
@@ -119,12 +156,15 @@ class CompletionSide(Core):
             check_range("max_nr", max_nr, 0, UINT32_MAX)
         with self._lock:
             while True:
-                read = self._read
-                if read[1] is not EMPTY:
-                    return read[1][:max_nr]
-                completions, _ended = self._look(read[0], max_nr)
-                if self._read is read:  # else a handler copied them out meanwhile
-                    return completions
+                had, kept = self._had, self._kept
+                if kept is not EMPTY:
+                    return kept[:max_nr]
+                limit = self._limit(max_nr)
+                room = ffi.new("char[]", max(limit, 1) * self._cqe_size)
+                result = self._check_enter(lib.uring_peek(self._shim, had, limit, room))
+                completions, _ = self._settled(memoryview(ffi.buffer(room)), result, 0)
+                if self._had == had:  # else a handler copied them out meanwhile
+                    return completions or EMPTY
 
     def cq_advance(self, count: int) -> None:
         """
@@ -148,81 +188,117 @@ class CompletionSide(Core):
                     return
                 count -= taken._count
 
+    def _take_recent(self) -> Completions | None:
+        """Copy out what was submitted last, if it is all that is in flight and has all ended."""
+        had, in_flight = self._had, self._in_flight
+        recent = in_flight.recent
+        if recent is None or self._kept is not EMPTY or self._handovers:
+            return None
+        result = _uring_take(self._shim, had, self._cq_limit)
+        numbers, records = recent
+        count = result & UINT32_MAX
+        if result & _NOT_PLAIN or count != len(numbers):
+            return None
+        size = self._cqe_size
+        raw = bytes(self._landed[: count * size])
+        if memoryview(raw).cast("Q")[:: size // 8].tolist() != numbers:
+            return None
+        taken = Completions(raw, [record[2] for record in records], cqe_size=size)
+        # No call and nothing made from this look to the second store.
+        if (
+            self._had == had
+            and self._kept is EMPTY
+            and in_flight.recent is recent
+            and not self._handovers
+        ):
+            in_flight.recent = None
+            self._had = had + count
+            return taken
+        return None
+
     def _take(self, max_nr: int | None) -> Completions:
         """Copy out and consume: EMPTY when there is nothing."""
         while True:
-            read = self._read
-            head, kept = read
+            kept = self._kept
             if kept is EMPTY:
                 if not self._fetch(max_nr):
                     return EMPTY
                 continue
             if max_nr is None or max_nr >= kept._count:
-                given, after = kept, (head, EMPTY)
+                given, left = kept, EMPTY
             else:
-                given, after = kept[:max_nr], (head, kept[max_nr:])
-            if self._read is read:  # from here on no call, or Ctrl-C could lose what is given
-                self._read = after
+                given, left = kept[:max_nr], kept[max_nr:]
+            if self._kept is kept:  # from here on no call, or Ctrl-C could lose what is given
+                self._kept = left
                 return given
 
     def _take_one(self) -> CQE | None:
         """Copy one completion out; the object is made before it is consumed."""
         while True:
-            read = self._read
-            head, kept = read
+            kept = self._kept
             if kept is EMPTY:
                 if not self._fetch(1):
                     return None
                 continue
             cqe = kept[0]
-            after = (head, kept[1:] if kept._count > 1 else EMPTY)
-            if self._read is read:
-                self._read = after
+            left = kept[1:] if kept._count > 1 else EMPTY
+            if self._kept is kept:
+                self._kept = left
                 return cqe
 
     def _fetch(self, max_nr: int | None) -> bool:
-        """Move CQEs from the ring to `_read`; False when there are none."""
-        in_flight = self._in_flight
+        """Move CQEs from the ring to `_kept`; False when there are none."""
         with self._lock:
-            if self._handovers:
-                self._trim()  # so that who is about to enter what ends here notices
-            if in_flight.ended is not None:
-                in_flight.retire()
-            read = self._read
-            if read[1] is not EMPTY:
-                return True
-            completions, ended = self._look(read[0], max_nr)
-            if ended is None:
-                return False
-            head = (read[0] + completions._count) & UINT32_MAX
-            after = (head, completions)
-            if self._read is read:  # no call and nothing made from here to the second store
-                in_flight.ended = ended
-                self._read = after
-                in_flight.retire()
-                self._check_enter(lib.uring_cq_seek(self._shim, head))
+            while self._kept is EMPTY:
+                if not self._fetch_more(max_nr):
+                    return False
             return True
 
-    def _look(self, head: int, max_nr: int | None) -> tuple[Completions, Ended | None]:
-        """Copy CQEs without consuming them: (completions, what they end). The lock is held."""
-        limit = self._cq_limit
-        if max_nr is not None and max_nr < limit:
-            limit = max_nr
-        result = lib.uring_cq_copy(self._shim, head, limit, self._landing)
+    def _fetch_more(self, max_nr: int | None) -> bool:
+        """
+        Move CQEs from the ring behind those in `_kept`, or find that another has: then True, too.
+
+        The lock is held. What comes back to back with a kept batch is joined to it.
+        """
+        in_flight = self._in_flight
+        if self._handovers:
+            self._trim()  # so that who is about to enter what ends here notices
+        if in_flight.ended is not None:
+            in_flight.retire()
+        had, kept = self._had, self._kept
+        result = lib.uring_take(self._shim, had, self._limit(max_nr))
         if result <= 0:
             self._check_enter(result)
-            return EMPTY, None
+            return self._had != had
+        completions, ended = self._settled(self._landed, result, had)
+        joined = kept + completions if kept else completions
+        if self._had == had and self._kept is kept:  # no call from here to the last store
+            in_flight.is_quiet = False
+            in_flight.ended = ended
+            self._kept = joined
+            self._had = had + completions._count
+            in_flight.retire()
+        return True
+
+    def _limit(self, max_nr: int | None) -> int:
+        return self._cq_limit if max_nr is None or max_nr > self._cq_limit else max_nr
+
+    def _settled(self, cqes: memoryview, result: int, had: int) -> tuple[Completions, Ended]:
+        """What the shim has answered: (the completions, what they end). The lock is held."""
         size = self._cqe_size
-        raw: bytes = self._landed[0 : (result & UINT32_MAX) * size]
-        numbers = memoryview(raw).cast("Q").tolist()[:: size // 8]
+        raw = bytes(cqes[: (result & UINT32_MAX) * size])
+        numbers = memoryview(raw).cast("Q")[:: size // 8].tolist()
         completions = Completions(raw, self._in_flight.look_up(numbers), cqe_size=size)
         flags = completions.flags.tolist() if result >> 32 & _MORE else None
-        return completions, (head, numbers, flags)
+        return completions, (had, numbers, flags)
 
     def _wait(self, wait_nr: int, end_ns: int) -> bool:
         """Wait without the lock: True when the CQEs came, False when the time is over."""
         while True:
-            result = lib.uring_wait(self._shim, wait_nr, end_ns)
+            missing = wait_nr - self._kept._count
+            if missing <= 0:
+                return True
+            result = lib.uring_wait(self._shim, self._had, missing, end_ns)
             if self._refusal is not None:
                 self._check_open()
             if result == 0:
@@ -232,5 +308,5 @@ class CompletionSide(Core):
             if result not in {-errno.EINTR, -errno.EAGAIN}:
                 self._fail("io_uring_enter", result)
 
-    def _posted(self, head: int) -> int:
-        return int((self._counters().cq_tail - head) & UINT32_MAX)
+    def _posted(self) -> int:
+        return self._check_enter(lib.uring_ready(self._shim, self._had))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 FORKED = "the ring was made before a fork, and belongs to the parent: make a new one"
 CLOSED = -1
-"""Instead of a tail, in the pending of a ring that is closing: nothing is handed over any more."""
+"""Instead of a count, in the pending of a ring that is closing: nothing is handed over any more."""
 
 
 class Core:
@@ -27,18 +27,21 @@ class Core:
     re-entrant, because a signal handler may come back into the ring, and never held in a wait.
     """
 
-    def __init__(self, shim: "CData", params: RingParams) -> None:
+    def __init__(self, shim: "CData", inbox: "CData", params: RingParams) -> None:
         self._shim = shim
+        self._inbox = inbox
         self._params = params
         self._fd = -1  # until all is set up: then there is something to close
         self._lock = threading.RLock()
         self._in_flight = InFlight()
         self._pending: list[Any] = [0]
-        """The tail of the submission queue, and the records that are queued from there on."""
+        """How many records were placed in the SQ so far, and those that are queued behind them."""
         self._handovers = 0
         """How many calls are (or were cut off) between entering records and trimming them."""
         self._refusal: str | None = None
         """Why the ring may not be used any more, or None."""
+        self._is_guarded = False
+        """Whether `_check_use` may have something to say."""
         self._owner: int | None = None
         """
         The native id of the one thread that may use it, or None. Not the ident, which Python gives
@@ -50,7 +53,12 @@ class Core:
 
     def _own(self) -> None:
         if self._params.flags & SetupFlags.SINGLE_ISSUER:
+            self._is_guarded = True
             self._owner = threading.get_native_id()
+
+    def _refuse(self, why: str) -> None:
+        self._is_guarded = True
+        self._refusal = why
 
     def _check_open(self) -> None:
         if self._refusal is not None:
@@ -82,7 +90,7 @@ class Core:
         if result == -errno.EEXIST and self._owner is not None:
             raise WrongThreadError(f"this ring belongs to thread {self._owner}, which has ended")
         if result == -errno.EOWNERDEAD:
-            self._refusal = FORKED
+            self._refuse(FORKED)
             raise RingClosedError(FORKED)
         raise call_error(call, -result, detail=detail)
 
@@ -99,7 +107,7 @@ class Core:
         while True:
             base = pending[0]
             counters = self._counters()
-            moved = [int(counters.sq_tail)]
+            moved = [int(counters.placed)]
             count = (moved[0] - base) & UINT32_MAX
             placed = slice(0, count + 1)
             if base == CLOSED:

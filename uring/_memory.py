@@ -29,38 +29,56 @@ Address = tuple[str, int] | tuple[str, int, int, int] | str | bytes
 IOV_MAX: Final = 1024
 """How many parts one vectored read or write takes (UIO_MAXIOV in linux/uio.h)."""
 
-_BYTES: Final = ffi.typeof("char[]")
-_from_buffer: Final = ffi.from_buffer
-_address: Final = lib.uring_address
-
-
-def address_of(pin: "CData") -> int:
-    """The address of pinned memory."""
-    return _address(pin)
+BYTES: Final = ffi.typeof("char[]")
+lend: Final = ffi.from_buffer
+"""lend(BYTES, buffer, writable): pin a buffer, for operations that have no time for `writable`."""
+address_of: Final = lib.uring_address
+"""The address of pinned memory."""
 
 
 def readable(buffer: "Buffer") -> "tuple[CData, int, int]":
     """Pin memory that the kernel reads: (pin, address, length)."""
     try:
-        pin = _from_buffer(_BYTES, buffer)
+        pin = lend(BYTES, buffer)
     except (TypeError, ValueError, BufferError) as error:
         raise _refusal(buffer, writable=False) from error
     length = len(pin)
     if length > UINT32_MAX:
         raise _too_long(length)
-    return pin, _address(pin), length
+    return pin, address_of(pin), length
 
 
 def writable(buffer: "Buffer") -> "tuple[CData, int, int]":
     """Pin memory that the kernel writes: (pin, address, length)."""
     try:
-        pin = _from_buffer(_BYTES, buffer, True)  # noqa: FBT003 - a keyword costs 150 ns here
+        pin = lend(BYTES, buffer, True)  # noqa: FBT003 - a keyword costs 150 ns here
     except (TypeError, ValueError, BufferError) as error:
         raise _refusal(buffer, writable=True) from error
     length = len(pin)
     if length > UINT32_MAX:
         raise _too_long(length)
-    return pin, _address(pin), length
+    return pin, address_of(pin), length
+
+
+def pinned(buffer: "Buffer", *, write: bool) -> "tuple[CData, int]":
+    """Pin memory of any length, of which operations get parts: (pin, length)."""
+    try:
+        pin = lend(BYTES, buffer, write)
+    except (TypeError, ValueError, BufferError) as error:
+        raise _refusal(buffer, writable=write) from error
+    return pin, len(pin)
+
+
+def uint64s(numbers: "Buffer") -> "CData":
+    """Pin an array of unsigned 64-bit integers, for the shim to read."""
+    return ffi.from_buffer("uint64_t[]", numbers)
+
+
+def bytes_of(pin: "CData", start: int = 0, length: int | None = None) -> bytes:
+    """Copy pinned memory."""
+    stop = len(pin) if length is None else start + length
+    copied: bytes = ffi.buffer(pin)[start:stop]
+    return copied
 
 
 def is_buffer(value: object) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from uring._ffi import ffi, lib
+from uring.completions import CQE_SIZE
 from uring.errors import UnsupportedError, UnsupportedSetupError, call_error
 from uring.flags import Features, SetupFlags
 
@@ -118,8 +119,12 @@ def setup(
     sq_thread_cpu: int | None,
     sq_thread_idle_ms: int | None,
     wq_fd: int | None,
-) -> "tuple[CData, RingParams]":
-    """Make a ring and map it: (the shim's struct, what the kernel granted)."""
+) -> "tuple[CData, CData, RingParams]":
+    """
+    Make a ring and map it: (the shim's struct, its inbox, what the kernel granted).
+
+    The inbox is where the shim leaves completions; it must be kept as long as the struct.
+    """
     check_entries(entries)
     given = {
         "cq_entries": cq_entries,
@@ -145,7 +150,9 @@ def setup(
     error = lib.uring_setup(ring, entries, params)
     if error < 0:
         raise call_error("io_uring_setup", -error, detail=_detail(-error, flags, sq_thread_cpu))
-    error = lib.uring_map(ring, params)
+    cqe_size = CQE_SIZE * (2 if flags & SetupFlags.CQE32 else 1)
+    inbox = ffi.new("char[]", params.cq_entries * cqe_size)
+    error = lib.uring_map(ring, params, inbox)
     if error == -errno.EOPNOTSUPP:
         raise UnsupportedSetupError(
             errno.EOPNOTSUPP,
@@ -154,7 +161,7 @@ def setup(
         )
     if error < 0:
         raise call_error("mmap of the ring", -error)
-    return ring, _granted(params)
+    return ring, inbox, _granted(params)
 
 
 def _granted(params: "CData") -> RingParams:

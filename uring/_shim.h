@@ -1,6 +1,7 @@
 /*
  * The C that Python cannot do: map a ring, read and move its counters with the right memory order,
- * enter the kernel, copy SQEs in and CQEs out in bulk.
+ * enter the kernel, copy SQEs in and CQEs out in bulk. Here is the ring as a whole; _queues.h has
+ * its two queues, _batch.h the batch loop.
  *
  * Rules:
  *   - Every function returns a value >= 0, or a negative errno. Nothing is printed, nothing exits.
@@ -8,6 +9,8 @@
  *     `sq_lock` guards our side of the SQ, `cq_lock` our side of the CQ; neither is held across a
  *     system call. A function that touches a mapping first joins the ring and parts from it at its
  *     end; uring_exit() refuses newcomers and unmaps only when everybody has parted.
+ *   - A CQE is taken out of the CQ once, into the batch that it belongs to (_batch.h) or else into
+ *     the inbox, where it stays until Python says that it has it.
  *   - The kernel is the other thread. It reads the SQ tail and the CQ head with acquire and writes
  *     the SQ head and the CQ tail with release; each access below names the half that pairs with it.
  *   - Nothing is taken from linux/io_uring.h, whose age varies with the distribution: the structs
@@ -50,9 +53,18 @@ enum {
     SQ_NEED_WAKEUP = 1u << 0,
     SQ_CQ_OVERFLOW = 1u << 1,
     SQ_TASKRUN = 1u << 2,
+    CQE_MORE = 1u << 1,
+    CQE_NOTIF = 1u << 3,
     SQE_IO_LINKED = 1u << 2 | 1u << 3, /* IOSQE_IO_LINK, IOSQE_IO_HARDLINK */
     SQE_SIZE = 64,
+    SQE_FD = 4, /* the offsets of fields, here and below */
+    SQE_OFF = 8,
+    SQE_ADDR = 16,
+    SQE_LEN = 24,
+    SQE_USER_DATA = 32,
     CQE_SIZE = 16,
+    CQE_RES = 8,
+    CQE_FLAGS = 12,
     SUBMIT_TRIES = 64, /* of an enter that answers EAGAIN or EBUSY; each yields and flushes first */
 };
 #define OFF_RING 0L
@@ -99,14 +111,22 @@ struct uring {
     size_t ring_map_size, sqe_map_size;
 
     pthread_mutex_t sq_lock, cq_lock;
+    uint32_t placed;      /* how many SQEs uring_submit() has ever placed, wrapping */
+    uint32_t cq_taken;    /* the place in the CQ up to which we have taken CQEs; see cq_publish() */
+    char *inbox;          /* Python's memory, for cq_entries CQEs */
+    uint64_t inbox_start; /* how many CQEs Python has acknowledged: the number of the first here */
+    uint32_t inbox_count;
+    struct uring_run *runs; /* the batches that are being run */
+
     uint32_t generation; /* of the process that mapped it */
-    uint32_t users, waiters;
+    uint32_t users;
+    uint32_t waiters; /* written under cq_lock */
     uint32_t sealed;  /* only the closer submits and waits */
     uint32_t closing; /* nobody may join */
 };
 
 struct uring_counters {
-    uint32_t sq_head, sq_tail, sq_mask, sq_flags, sq_dropped, sq_entries;
+    uint32_t placed, sq_head, sq_tail, sq_mask, sq_flags, sq_dropped, sq_entries;
     uint32_t cq_head, cq_tail, cq_mask, cq_flags, cq_overflow, cq_entries;
 };
 
@@ -229,8 +249,11 @@ static void point_into_map(struct uring *ring, const struct uring_params *p)
     }
 }
 
-/* Twin: io_uring_queue_mmap(3), for kernels with FEAT_SINGLE_MMAP. */
-static int uring_map(struct uring *ring, const struct uring_params *p)
+/*
+ * `inbox` has room for cq_entries CQEs and outlives the ring.
+ * Twin: io_uring_queue_mmap(3), for kernels with FEAT_SINGLE_MMAP.
+ */
+static int uring_map(struct uring *ring, const struct uring_params *p, char *inbox)
 {
     size_t sq_size = p->sq_off.array + p->sq_entries * sizeof(uint32_t);
     size_t cq_size;
@@ -260,6 +283,7 @@ static int uring_map(struct uring *ring, const struct uring_params *p)
         munmap(ring->sqe_map, ring->sqe_map_size);
         return -error;
     }
+    ring->inbox = inbox;
     ring->ring_map = ring_map;
     pthread_mutex_init(&ring->sq_lock, NULL);
     pthread_mutex_init(&ring->cq_lock, NULL);
@@ -286,301 +310,6 @@ static int uring_exit(struct uring *ring)
     return close(ring->fd) < 0 ? -errno : 0;
 }
 
-/* ---- the submission side ---- */
-
-/*
- * Copies all `count` SQEs behind the tail, or none. `tail` is where the caller believes the tail to
- * be; when another thread was faster the answer is ESTALE, so what two threads offer at once is
- * placed once. Twin: io_uring_get_sqe(3) and __io_uring_flush_sq().
- *
- * Acquire on the head: the kernel has read a slot before it moves the head past it, so we may
- * overwrite it. Release on the tail: the SQEs are visible before the tail that covers them. Only we
- * write the tail, and only under the lock, so reading it back may be relaxed.
- */
-static int sq_place(struct uring *ring, uint32_t tail, const char *sqes, const char *user_data,
-                    uint32_t count, uint32_t sealed)
-{
-    int ret = 0;
-    pthread_mutex_lock(&ring->sq_lock);
-    if (ring->sealed != sealed)
-        ret = -ESHUTDOWN;
-    else if (load_relaxed(ring->sq_tail) != tail)
-        ret = -ESTALE;
-    else if (count > ring->sq_entries - (tail - load_acquire(ring->sq_head)))
-        ret = -ENOSPC;
-    for (uint32_t i = 0; ret == 0 && i < count; i++) {
-        char *sqe = ring->sqes + (size_t)((tail + i) & ring->sq_mask) * ring->sqe_size;
-        memcpy(sqe, sqes + (size_t)i * SQE_SIZE, SQE_SIZE);
-        memcpy(sqe + 32, user_data + (size_t)i * 8, 8);
-        if (ring->sqe_size > SQE_SIZE)
-            memset(sqe + SQE_SIZE, 0, ring->sqe_size - SQE_SIZE);
-    }
-    if (ret == 0 && count > 0)
-        store_release(ring->sq_tail, tail + count);
-    pthread_mutex_unlock(&ring->sq_lock);
-    return ret;
-}
-
-/*
- * The poller sets NEED_WAKEUP and then looks at the tail once more; we move the tail and then look
- * at NEED_WAKEUP. Store before load on both sides takes a full fence: release and acquire alone let
- * both miss. Whether this very call moved the tail does not matter: a sleeper is always woken.
- */
-static uint32_t wakeup_flag(const struct uring *ring)
-{
-    if (!(ring->setup_flags & SETUP_SQPOLL))
-        return 0;
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    return load_relaxed(ring->sq_flags) & SQ_NEED_WAKEUP ? ENTER_SQ_WAKEUP : 0;
-}
-
-/*
- * Has the kernel take everything that is published. It stops at an SQE that it refuses outright
- * (which gets its CQE), so one call may take several enters. EAGAIN is lack of memory and EBUSY, on
- * kernels before 5.19, a CQ backlog: both may pass, and a flush helps. Nothing is lost when they do
- * not: the SQEs stay where they are.
- */
-static int64_t sq_enter(const struct uring *ring, uint32_t placed)
-{
-    int64_t submitted = 0;
-    int tries = SUBMIT_TRIES;
-
-    if (ring->setup_flags & SETUP_SQPOLL) {
-        uint32_t wakeup = wakeup_flag(ring);
-        int ret = wakeup ? enter(ring, placed, 0, wakeup, NULL, 0) : 0;
-        return ret < 0 && ret != -EINTR ? ret : (int64_t)placed;
-    }
-    for (;;) {
-        uint32_t ready = load_relaxed(ring->sq_tail) - load_acquire(ring->sq_head);
-        /* All of it, so that a chain that is placed meanwhile is not cut: the kernel takes no more
-         * than there is. */
-        int ret = ready ? enter(ring, ring->sq_entries, 0, 0, NULL, 0) : 0;
-        if ((ret == -EAGAIN || ret == -EBUSY) && --tries) {
-            sched_yield();
-            (void)enter(ring, 0, 0, ENTER_GETEVENTS, NULL, 0); /* the retry tells if it helped */
-        } else if (ret < 0 && ret != -EINTR) {
-            return ret;
-        } else if (ret == 0) { /* nothing was left, or the kernel takes nothing: never spin */
-            return submitted;
-        } else if (ret > 0) {
-            submitted += ret;
-        }
-    }
-}
-
-static int64_t submit(struct uring *ring, uint32_t tail, const char *sqes, const char *user_data,
-                      uint32_t count, uint32_t sealed)
-{
-    int64_t ret = uring_join(ring);
-    if (ret < 0)
-        return ret;
-    ret = sq_place(ring, tail, sqes, user_data, count, sealed);
-    if (ret == 0)
-        ret = sq_enter(ring, count);
-    if (ret >= 0) { /* the head first: it may move, and never past a tail that is read later */
-        uint32_t head = load_acquire(ring->cq_head);
-        ret |= (int64_t)(load_relaxed(ring->cq_tail) - head) << 32;
-    }
-    uring_part(ring);
-    return ret;
-}
-
-/* Low half: how many SQEs the kernel took. High half: how many CQEs are there now. */
-static int64_t uring_submit(struct uring *ring, uint32_t tail, const char *sqes,
-                            const char *user_data, uint32_t count)
-{
-    return submit(ring, tail, sqes, user_data, count, 0);
-}
-
-/* ---- the completion side ---- */
-
-static int64_t monotonic_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
-/*
- * Before 5.11 enter takes no timeout: poll the ring's descriptor, which is readable from the first
- * CQE on; when some are there and not enough, all that is left is to look again in a while.
- */
-static int poll_until(const struct uring *ring, int64_t left_ns)
-{
-    struct pollfd ready = {.fd = ring->fd, .events = POLLIN};
-    struct timespec while_ = {.tv_nsec = 1000000};
-    int64_t left_ms = left_ns / 1000000 + 1;
-    if (left_ns <= 0)
-        return 0;
-    if (load_relaxed(ring->cq_tail) != load_relaxed(ring->cq_head))
-        return nanosleep(&while_, NULL) < 0 ? -errno : 0;
-    return poll(&ready, 1, left_ms < 1000 ? (int)left_ms : 1000) < 0 ? -errno : 0;
-}
-
-static int enter_until(const struct uring *ring, uint32_t wait_nr, uint32_t flags, int64_t deadline)
-{
-    int64_t left = deadline - monotonic_ns();
-    struct uring_timespec ts = {.sec = 0, .nsec = 0};
-    struct uring_getevents_arg arg = {.ts = (uint64_t)(uintptr_t)&ts};
-    if (left > 0) {
-        ts.sec = left / 1000000000;
-        ts.nsec = left % 1000000000;
-    }
-    if (!(ring->features & FEAT_EXT_ARG)) {
-        int ret = enter(ring, 0, 0, flags, NULL, 0);
-        return ret < 0 ? ret : poll_until(ring, left);
-    }
-    return enter(ring, 0, wait_nr, flags | ENTER_EXT_ARG, &arg, sizeof arg);
-}
-
-/*
- * One wait for `wait_nr` CQEs: 0 when they are there, EINTR or EAGAIN when the caller should look
- * around (signals, a closing ring) and come again, ETIME when the deadline (CLOCK_MONOTONIC, -1 for
- * none) has passed. Never a loop in here: only the caller can run Python's signal handlers. The
- * kernel may return early and without an error, so what counts is the tail.
- * Twin: io_uring_wait_cqes(3).
- */
-static int wait_cqes(struct uring *ring, uint32_t wait_nr, int64_t deadline_ns, uint32_t sealed)
-{
-    uint32_t target, flags;
-    int ret = uring_join(ring);
-    if (ret < 0)
-        return ret;
-    __atomic_add_fetch(&ring->waiters, 1, __ATOMIC_SEQ_CST);
-    if (wait_nr > ring->cq_entries)
-        wait_nr = ring->cq_entries;
-    target = load_relaxed(ring->cq_head) + wait_nr;
-    if (__atomic_load_n(&ring->sealed, __ATOMIC_SEQ_CST) != sealed) {
-        ret = -ESHUTDOWN;
-    } else if ((int32_t)(load_relaxed(ring->cq_tail) - target) < 0) {
-        flags = ENTER_GETEVENTS | wakeup_flag(ring);
-        ret = deadline_ns < 0 ? enter(ring, 0, wait_nr, flags, NULL, 0)
-                              : enter_until(ring, wait_nr, flags, deadline_ns);
-        if (ret >= 0 && (int32_t)(load_relaxed(ring->cq_tail) - target) < 0)
-            ret = deadline_ns >= 0 && monotonic_ns() >= deadline_ns ? -ETIME : -EAGAIN;
-    }
-    __atomic_sub_fetch(&ring->waiters, 1, __ATOMIC_SEQ_CST);
-    uring_part(ring);
-    return ret < 0 ? ret : 0;
-}
-
-static int uring_wait(struct uring *ring, uint32_t wait_nr, int64_t deadline_ns)
-{
-    return wait_cqes(ring, wait_nr, deadline_ns, 0);
-}
-
-/*
- * Must the kernel be entered for CQEs to show up? TASKRUN and CQ_OVERFLOW say so. An IOPOLL ring
- * finds completions only when entered; a DEFER_TASKRUN ring posts them only then, and says so only
- * with TASKRUN_FLAG. (Testing CQ_OVERFLOW alone is a known way to poll such a ring for ever.)
- */
-static int cq_needs_enter(const struct uring *ring, uint32_t ready)
-{
-    uint32_t flags = load_relaxed(ring->sq_flags);
-    if (ready == ring->cq_entries)
-        return 0;
-    if (flags & (SQ_CQ_OVERFLOW | SQ_TASKRUN))
-        return 1;
-    return ready == 0 && ring->setup_flags & (SETUP_IOPOLL | SETUP_DEFER_TASKRUN);
-}
-
-/*
- * Copies up to `max_nr` CQEs from `head` on, and first makes `head` the ring's: the caller keeps
- * the head, so that a copy whose answer never reached it is simply made again.
- *
- * Acquire on the tail: the CQEs that it covers are visible. Release on the head: we have read a
- * CQE before the kernel may overwrite it. Twin: io_uring_peek_batch_cqe(3).
- */
-static uint32_t cq_copy_ready(struct uring *ring, uint32_t head, uint32_t max_nr, char *out,
-                              uint32_t *ready)
-{
-    uint32_t count, first, size = ring->cqe_size, from = head & ring->cq_mask;
-    pthread_mutex_lock(&ring->cq_lock);
-    if (load_relaxed(ring->cq_head) != head)
-        store_release(ring->cq_head, head);
-    *ready = load_acquire(ring->cq_tail) - head;
-    count = *ready < max_nr ? *ready : max_nr;
-    first = ring->cq_mask + 1 - from;
-    if (first > count)
-        first = count;
-    memcpy(out, ring->cqes + (size_t)from * size, (size_t)first * size);
-    memcpy(out + (size_t)first * size, ring->cqes, (size_t)(count - first) * size);
-    pthread_mutex_unlock(&ring->cq_lock);
-    return count;
-}
-
-/* Low half: how many CQEs were copied. High half: the flags of all of them, or-ed. */
-static int64_t uring_cq_copy(struct uring *ring, uint32_t head, uint32_t max_nr, char *out)
-{
-    uint32_t count, ready, flags = 0;
-    int ret = uring_join(ring);
-    if (ret < 0)
-        return ret;
-    count = cq_copy_ready(ring, head, max_nr, out, &ready);
-    if (count < max_nr && cq_needs_enter(ring, ready)) {
-        ret = enter(ring, 0, 0, ENTER_GETEVENTS, NULL, 0);
-        count = cq_copy_ready(ring, head, max_nr, out, &ready);
-    }
-    for (uint32_t i = 0; i < count; i++) {
-        uint32_t each;
-        memcpy(&each, out + (size_t)i * ring->cqe_size + 12, sizeof each);
-        flags |= each & 0xffff; /* the rest is a buffer id */
-    }
-    uring_part(ring);
-    if (ret < 0 && ret != -EINTR && count == 0)
-        return ret;
-    return (int64_t)flags << 32 | count;
-}
-
-/* Twin: io_uring_cq_advance(3), but to an absolute place: doing it twice is doing it once. */
-static int uring_cq_seek(struct uring *ring, uint32_t head)
-{
-    int ret = uring_join(ring);
-    if (ret < 0)
-        return ret;
-    pthread_mutex_lock(&ring->cq_lock);
-    store_release(ring->cq_head, head);
-    pthread_mutex_unlock(&ring->cq_lock);
-    uring_part(ring);
-    return 0;
-}
-
-/* ---- closing ---- */
-
-/*
- * From here on only uring_sealed_submit() and uring_sealed_wait() submit and wait. Taken under the
- * lock, so that the tail is final for everybody else when this returns; sequentially consistent,
- * so that a thread that counts itself among the waiters either sees the seal or is seen.
- */
-static int uring_seal(struct uring *ring)
-{
-    int ret = uring_join(ring);
-    if (ret < 0)
-        return ret;
-    pthread_mutex_lock(&ring->sq_lock);
-    __atomic_store_n(&ring->sealed, 1, __ATOMIC_SEQ_CST);
-    pthread_mutex_unlock(&ring->sq_lock);
-    uring_part(ring);
-    return 0;
-}
-
-static int64_t uring_sealed_submit(struct uring *ring, uint32_t tail, const char *sqes,
-                                   const char *user_data, uint32_t count)
-{
-    return submit(ring, tail, sqes, user_data, count, 1);
-}
-
-static int uring_sealed_wait(struct uring *ring, uint32_t wait_nr, int64_t deadline_ns)
-{
-    return wait_cqes(ring, wait_nr, deadline_ns, 1);
-}
-
-/* How many threads are inside a wait. */
-static int uring_waiters(struct uring *ring)
-{
-    return (int)__atomic_load_n(&ring->waiters, __ATOMIC_SEQ_CST);
-}
-
 /* ---- the rest ---- */
 
 static int uring_register(struct uring *ring, uint32_t opcode, void *arg, uint32_t nr_args)
@@ -605,11 +334,12 @@ static int uring_counters(struct uring *ring, struct uring_counters *out)
     out->sq_tail = load_relaxed(ring->sq_tail);
     out->sq_head = load_acquire(ring->sq_head);
     pthread_mutex_unlock(&ring->sq_lock);
+    out->placed = load_relaxed(&ring->placed);
     out->sq_mask = ring->sq_mask;
     out->sq_flags = load_relaxed(ring->sq_flags);
     out->sq_dropped = load_relaxed(ring->sq_dropped);
     out->sq_entries = ring->sq_entries;
-    out->cq_head = load_acquire(ring->cq_head);
+    out->cq_head = load_relaxed(&ring->cq_taken); /* what the kernel will be told: cq_publish() */
     out->cq_tail = load_relaxed(ring->cq_tail);
     out->cq_mask = ring->cq_mask;
     out->cq_flags = load_relaxed(ring->cq_flags);

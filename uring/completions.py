@@ -12,10 +12,11 @@ import errno
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from typing import Any, Final, overload
+from typing import Any, Final, Self, overload
 
 import attrs
 
+from uring._values import value
 from uring.errors import operation_error
 from uring.flags import CQE_BUFFER_SHIFT, CQEFlags
 from uring.sqe import Queueable
@@ -39,7 +40,7 @@ class Answer:
     """False when several operations shared the user_data, so it may have been another of them."""
 
 
-@attrs.frozen(slots=False)
+@value
 class CQE:
     """
     One completion queue entry.
@@ -54,9 +55,7 @@ class CQE:
     user_data: int
     res: int
     flags: int = 0
-    _subject: Queueable | Answer | None = attrs.field(
-        default=None, eq=False, repr=False, kw_only=True, alias="subject"
-    )
+    _subject: Queueable | Answer | None = attrs.field(default=None, eq=False, alias="subject")
     big_cqe: tuple[int, int] | None = attrs.field(default=None, eq=False, kw_only=True)
     """The two extra words of a ring with SetupFlags.CQE32; None elsewhere."""
 
@@ -156,9 +155,9 @@ class Completions(Sequence[CQE]):
         *,
         cqe_size: int = CQE_SIZE,
     ) -> None:
-        if len(raw) % cqe_size:
+        self._count, rest = divmod(len(raw), cqe_size)
+        if rest:
             raise ValueError(f"raw must hold whole CQEs of {cqe_size} bytes, not {len(raw)} bytes")
-        self._count = len(raw) // cqe_size
         self._raw = raw
         self._subjects = subjects
         self._size = cqe_size
@@ -177,6 +176,24 @@ class Completions(Sequence[CQE]):
     def flags(self) -> memoryview:
         """The `CQEFlags` of each completion: unsigned 32-bit."""
         return memoryview(self._raw).cast("I")[3 :: self._size // 4]
+
+    def raise_first(self) -> Self:
+        """
+        Raise the first failure, with its index as a note; without one, return the completions.
+
+        What is an ordinary outcome, such as the ETIME of a `Timeout`, is no failure: see
+        `CQE.error`.
+
+        Raises:
+            OSError: an operation failed -> the subclass of its errno, with the operation and the
+                index as notes.
+        """
+        for index, res in enumerate(self.res.tolist()):
+            error = self[index].error if res < 0 else None
+            if error is not None:
+                error.add_note(f"completion {index} of {self._count}")
+                raise error
+        return self
 
     def __len__(self) -> int:
         return self._count
@@ -201,20 +218,24 @@ class Completions(Sequence[CQE]):
         user_data, res, flags = _CQE.unpack_from(self._raw, place * self._size)
         subject = self._subjects[place] if self._subjects else None
         if self._size == CQE_SIZE:
-            return CQE(user_data, res, flags, subject=subject)
+            return CQE(user_data, res, flags, subject)
         big_cqe = _BIG_CQE.unpack_from(self._raw, place * self._size + CQE_SIZE)
-        return CQE(user_data, res, flags, subject=subject, big_cqe=big_cqe)
+        return CQE(user_data, res, flags, subject, big_cqe=big_cqe)
 
     def __iter__(self) -> Iterator[CQE]:
         if self._size > CQE_SIZE:
             return map(self.__getitem__, range(len(self)))
         return map(
-            _make_cqe,
+            CQE,
             self.user_data.tolist(),
             self.res.tolist(),
             self.flags.tolist(),
             self._subjects or [None] * len(self),
         )
+
+    def __add__(self, other: "Completions") -> "Completions":
+        subjects = [*self._subjects, *other._subjects]
+        return Completions(self._raw + other._raw, subjects, cqe_size=self._size)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Completions):
@@ -228,10 +249,6 @@ class Completions(Sequence[CQE]):
         shown = [repr(cqe) for cqe in self[:8]]
         rest = [f"... {len(self) - 8} more"] if len(self) > 8 else []
         return f"Completions([{', '.join(shown + rest)}])"
-
-
-def _make_cqe(user_data: int, res: int, flags: int, subject: Queueable | Answer | None) -> CQE:
-    return CQE(user_data, res, flags, subject=subject)
 
 
 def uncollected_descriptors(completions: Completions) -> list[int]:

@@ -122,7 +122,7 @@ def probe() -> Probe:
 
     Kernel: 5.6. liburing: io_uring_get_probe(3).
     """
-    ring, params = setup(
+    ring, _inbox, params = setup(
         1, SetupFlags(0), cq_entries=None, sq_thread_cpu=None, sq_thread_idle_ms=None, wq_fd=None
     )
     try:

@@ -39,12 +39,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 from uring import _teardown
-from uring._completion import CompletionSide, deadline_ns
+from uring._completion import deadline_ns
 from uring._core import CLOSED, FORKED
 from uring._ffi import ffi, lib
 from uring._inflight import InFlight
+from uring._running import Run, RunSide
 from uring._setup import RingParams, check_range, setup
-from uring._submission import SubmissionSide
 from uring._views import CompletionQueueView, SubmissionQueueView
 from uring.completions import EMPTY, close_all, uncollected_descriptors
 from uring.errors import EnterError, RingClosedError
@@ -60,10 +60,12 @@ if TYPE_CHECKING:
     from uring._uring import CData
 
 NO_SETUP_FLAGS: Final = SetupFlags(0)
+_uring_submit_one: Final = lib.uring_submit_one
+_ONE_TAKEN_ONE_READY: Final = 1 << 32 | 1
 _WAIT_SLICE_NS: Final = 50_000_000  # how often a closing ring cancels what is still there, again
 
 
-class Ring(SubmissionSide, CompletionSide):
+class Ring(RunSide):
     """
     An io_uring: a submission queue and a completion queue shared with the kernel.
 
@@ -107,7 +109,7 @@ class Ring(SubmissionSide, CompletionSide):
             raise TypeError("a Ring is set up once: make another one")
         if isinstance(attach_wq, Ring):
             attach_wq = attach_wq.fileno()
-        shim, params = setup(
+        shim, inbox, params = setup(
             entries,
             flags,
             cq_entries=cq_entries,
@@ -115,7 +117,7 @@ class Ring(SubmissionSide, CompletionSide):
             sq_thread_idle_ms=sq_thread_idle_ms,
             wq_fd=attach_wq,
         )
-        super().__init__(shim, params)
+        super().__init__(shim, inbox, params)
         self._closing_lock = threading.RLock()
         self._orphans: list[int | None] = [None]
         _teardown.watch(self)
@@ -172,7 +174,12 @@ class Ring(SubmissionSide, CompletionSide):
 
     @property
     def in_flight(self) -> int:
-        """How many operations were queued whose terminal completion was not copied out."""
+        """
+        How many operations were queued whose terminal completion was not copied out.
+
+        Of a batch that is being run, those count that were submitted and have not ended.
+        """
+        self._settle_runs()
         if self._refusal is not None:
             return len(self._in_flight)
         with self._lock:
@@ -209,18 +216,54 @@ class Ring(SubmissionSide, CompletionSide):
             RingClosedError: the ring is closed, or was closed by another thread during the wait.
             EnterError: as for `submit()`.
         """
-        self._check_use()
-        if type(wait_nr) is not int or not 0 <= wait_nr <= UINT32_MAX:
+        if self._is_guarded:
+            self._check_use()
+        # The shortest way: one operation is pending, nothing is in flight, and nobody else is
+        # handing over; it is in flight from the two stores on, as after _begin_handover().
+        pending, in_flight = self._pending, self._in_flight
+        if (
+            len(pending) == 2
+            and wait_nr == 1
+            and timeout is None
+            and self._is_plain
+            and self._kept is EMPTY
+        ):
+            start, record = pending[0], pending[-1]
+            after = start + 1 & UINT32_MAX
+            # No call and nothing made between this look and the two stores.
+            if (
+                in_flight.single is None
+                and in_flight.is_quiet
+                and in_flight.recent is None
+                and not self._handovers
+                and pending[0] == start
+                and pending[-1] is record
+                and record is not start
+            ):
+                self._handovers = 1
+                in_flight.single = record
+                try:
+                    result = _uring_submit_one(self._shim, start, record[1], record[0])
+                except BaseException:
+                    self._abort_handover()
+                    raise
+                if result == _ONE_TAKEN_ONE_READY and pending[0] == start:
+                    # No call and nothing made between the look and the end.
+                    del pending[1]
+                    pending[0] = after
+                    self._handovers -= 1
+                    return 1
+                submitted = self._hand_over(start, ([record[0]], [record]), result)
+                if submitted >> 32 < 1:
+                    self._wait(1, -1)
+                return submitted & UINT32_MAX
+        if type(wait_nr) is not int or wait_nr >> 32:
             check_range("wait_nr", wait_nr, 0, UINT32_MAX)
         end_ns = deadline_ns(timeout)
         submitted = self._submit()
-        missing = wait_nr
-        head, kept = self._read
-        if kept is not EMPTY:  # an interrupted copy: it counts, but not twice
-            lib.uring_cq_seek(self._shim, head)
-            missing = max(0, wait_nr - kept._count)
-        if submitted >> 32 < missing:
-            self._wait(missing, end_ns)
+        kept = self._kept
+        if submitted >> 32 < wait_nr or kept is not EMPTY:
+            self._wait(wait_nr, end_ns)
         return submitted & UINT32_MAX
 
     # ---- registering ----
@@ -290,6 +333,7 @@ class Ring(SubmissionSide, CompletionSide):
         self._register(RegisterOpcode.REGISTER_ENABLE_RINGS, ffi.NULL, 0)
         self._is_disabled = False
         self._own()
+        self._is_plain = not self._is_sqpoll
 
     def _register(self, opcode: RegisterOpcode, argument: "CData", count: int) -> int:
         self._check_use()
@@ -354,7 +398,7 @@ class Ring(SubmissionSide, CompletionSide):
 
     def _die_in_child(self) -> None:
         """Forget everything: the ring and the memory in flight are the parent's."""
-        self._refusal = FORKED
+        self._refuse(FORKED)
         self._lock = threading.RLock()  # whoever held them is not here
         self._closing_lock = threading.RLock()
         lib.uring_exit(self._shim)
@@ -370,7 +414,7 @@ class Ring(SubmissionSide, CompletionSide):
         of that thread does not end its operations: from elsewhere there is no more to do than to
         reap what is there already.
         """
-        self._refusal = "the ring is closed"
+        self._refuse("the ring is closed")
         is_mine = self._owner is None or self._owner == threading.get_native_id()
         seconds = seconds if is_mine else 0.0
         sealed = lib.uring_seal(self._shim)
@@ -405,18 +449,20 @@ class Ring(SubmissionSide, CompletionSide):
         while True:
             with contextlib.suppress(EnterError):  # what is left in flight tells
                 self._reap(can_enter=can_enter)
+            self._settle_runs()
             is_waited = can_enter and lib.uring_waiters(self._shim) > 0
             is_done = not self._in_flight and not is_waited
             if is_done or not can_enter or time.monotonic() >= deadline:
                 return
-            if lib.uring_sealed_submit(self._shim, self._tail(), b"", b"", 0) < 0:
+            if lib.uring_sealed_submit(self._shim, self._placed(), b"", b"", 0) < 0:
                 self._discard_published()
             self._cancel_all()
             if is_waited:
                 self._post_nops()
                 time.sleep(0.001)  # they need the GIL to leave
                 continue
-            result = lib.uring_sealed_wait(self._shim, 1, time.monotonic_ns() + _WAIT_SLICE_NS)
+            end_ns = time.monotonic_ns() + _WAIT_SLICE_NS
+            result = lib.uring_sealed_wait(self._shim, self._had, 1, end_ns)
             if result not in {0, -errno.EINTR, -errno.EAGAIN, -errno.ETIME}:
                 time.sleep(0.001)  # the kernel refuses to wait: completions may come all the same
 
@@ -425,23 +471,21 @@ class Ring(SubmissionSide, CompletionSide):
         count = min(self._params.sq_entries, 64)
         nops = bytes([Opcode.NOP]).ljust(64, b"\0") * count
         numbers = self._unused_number().to_bytes(8, sys.byteorder) * count
-        lib.uring_sealed_submit(self._shim, self._tail(), nops, numbers, count)
+        lib.uring_sealed_submit(self._shim, self._placed(), nops, numbers, count)
 
     def _reap(self, *, can_enter: bool) -> None:
         """Consume all completions, and close the descriptors that nobody has collected."""
         while True:
             close_all(self._orphans)
-            read = self._read
-            head, kept = read
+            kept = self._kept
             if kept is EMPTY:
-                if not (can_enter or self._posted(head)) or not self._fetch(None):
+                if not (can_enter or self._posted()) or not self._fetch(None):
                     return
                 continue
             orphans = [None, *uncollected_descriptors(kept)]
-            after = (head, EMPTY)
-            if self._read is read:  # no call from here to the second store
+            if self._kept is kept:  # no call from here to the second store
                 self._orphans = orphans
-                self._read = after
+                self._kept = EMPTY
 
     def _discard_published(self) -> None:
         """
@@ -466,15 +510,19 @@ class Ring(SubmissionSide, CompletionSide):
         if result >= 0 or result in {-errno.ENOENT, -errno.EALREADY, -errno.ETIME, -errno.EINTR}:
             return
         # Before 6.0, or where registering is forbidden: one ASYNC_CANCEL for each.
-        numbers = self._in_flight.numbers()
+        runs = [run for run in self._in_flight.runs.values() if isinstance(run, Run)]
+        numbers = [*self._in_flight.numbers(), *(n for run in runs for n in run.unended())]
         chunk = self._params.sq_entries
         for start in range(0, len(numbers), chunk):
             targets = numbers[start : start + chunk]
             sqes = b"".join([SQE(Opcode.ASYNC_CANCEL, addr=target).encode() for target in targets])
             own = self._unused_number().to_bytes(8, sys.byteorder) * len(targets)
-            lib.uring_sealed_submit(self._shim, self._tail(), sqes, own, len(targets))
+            lib.uring_sealed_submit(self._shim, self._placed(), sqes, own, len(targets))
 
     def _unused_number(self) -> int:
         """A user_data whose completions end nothing that is in flight."""
         used = set(self._in_flight.numbers())
-        return next(number for number in iter(self._next_user_data, None) if number not in used)
+        number = self._draw(1)
+        while number in used:
+            number = self._draw(1)
+        return number

@@ -8,11 +8,29 @@ descriptor is expected; `file_field` turns whatever names a file into what the r
 
 import operator
 import struct
-from typing import ClassVar, Final, Protocol, Self, SupportsIndex, TypeVar, runtime_checkable
+import sys
+from typing import (
+    ClassVar,
+    Final,
+    Literal,
+    Protocol,
+    Self,
+    SupportsIndex,
+    TypeVar,
+    runtime_checkable,
+)
 
 import attrs
 
-from uring.flags import SQEFlags
+from uring.flags import (
+    AcceptFlags,
+    Opcode,
+    PollFlags,
+    SendRecvFlags,
+    SQEFlags,
+    TimeoutFlags,
+    UringCmdFlags,
+)
 
 SQE_SIZE: Final = 64
 UINT32_MAX: Final = 2**32 - 1
@@ -109,6 +127,28 @@ def explain(*fields: object) -> None:
             raise ValueError(f"{name} must be in {low}..{high}, not {value!r}") from None
 
 
+_IOPRIO, _LEN, _OP_FLAGS = slice(2, 4), slice(24, 28), slice(28, 32)
+_MULTISHOT: Final = {
+    int(Opcode.POLL_ADD): (_LEN, PollFlags.ADD_MULTI),
+    int(Opcode.TIMEOUT): (_OP_FLAGS, TimeoutFlags.MULTISHOT),
+    int(Opcode.ACCEPT): (_IOPRIO, AcceptFlags.MULTISHOT),
+    int(Opcode.RECV): (_IOPRIO, SendRecvFlags.RECV_MULTISHOT),
+    int(Opcode.RECVMSG): (_IOPRIO, SendRecvFlags.RECV_MULTISHOT),
+    int(Opcode.RECV_ZC): (_IOPRIO, SendRecvFlags.RECV_MULTISHOT),
+    int(Opcode.URING_CMD): (_OP_FLAGS, UringCmdFlags.MULTISHOT),
+    int(Opcode.URING_CMD128): (_OP_FLAGS, UringCmdFlags.MULTISHOT),
+}
+"""Where an opcode has its multishot flag, and which one that is."""
+
+
+def is_multishot(record: bytes) -> bool:
+    """Whether an encoded operation may post any number of completions."""
+    if record[0] == Opcode.READ_MULTISHOT:
+        return True
+    field, flag = _MULTISHOT.get(record[0], (_LEN, 0))
+    return bool(int.from_bytes(record[field], sys.byteorder) & flag)
+
+
 class Queueable:
     """
     What a ring can queue. Not for use by itself: see `Operation` and `SQE`.
@@ -117,16 +157,21 @@ class Queueable:
     alive until the terminal completion. The rest says what a completion means.
     """
 
+    __slots__ = ()
+
     flags: SQEFlags
     user_data: int | None
-
-    _prepared: tuple[bytes, None] | None = None
-    """What `_encode` gives, for an instance that lends no memory and has been encoded before."""
+    _flags: SQEFlags
+    _prepared: tuple[bytes, object] | Literal[False] | None
+    """
+    What `_encode` gives, once it is known that it would be the same each time: see `_remember`.
+    None when it may not be; False when, besides, a completion of this kind needs care.
+    """
 
     _keeps_memory: ClassVar[bool] = False
     """Whether `_result` reads what the kernel wrote, so the pins are its memory and are kept."""
 
-    _makes_descriptor: bool = False
+    _makes_descriptor: ClassVar[bool] = False
     """Whether a result >= 0 is a new descriptor of this process, which must not be lost."""
 
     _ordinary: ClassVar[frozenset[int]] = frozenset()
@@ -134,6 +179,9 @@ class Queueable:
 
     def _encode(self) -> tuple[bytes, object]:
         raise TypeError(f"{type(self).__name__} is a base class: queue one of its subclasses")
+
+    def _remember(self, _prepared: tuple[bytes, object]) -> None:
+        """Keep what `_encode` gave, if the next call would give the same."""
 
     def _result(self, res: int, _memory: object) -> object:
         return res
@@ -194,6 +242,8 @@ class SQE(Queueable):
     personality: int = 0
     splice_fd_in: int = 0
     addr3: int = 0
+
+    _prepared = False
 
     def encode(self) -> bytes:
         """

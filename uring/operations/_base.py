@@ -8,13 +8,14 @@ completion means. Everything else is here, once.
 
 import struct
 from collections.abc import Iterable
-from typing import Any, ClassVar, TypeVar, dataclass_transform
+from typing import Any, ClassVar, Literal, TypeVar, dataclass_transform
 
 import attrs
 
 from uring._memory import is_buffer
+from uring._values import value
 from uring.flags import Opcode, SQEFlags
-from uring.sqe import NO_FLAGS, FileLike, Queueable, explain, file_field, record_pack
+from uring.sqe import NO_FLAGS, FileLike, Fixed, Queueable, explain, file_field, record_pack
 
 _T = TypeVar("_T")
 
@@ -24,6 +25,11 @@ def _describe(buffer: object) -> str:
         return f"<{type(buffer).__name__} of {memoryview(buffer).nbytes} bytes>"  # type: ignore[arg-type]  # it may be anything
     except (TypeError, ValueError, BufferError):  # a wrong argument must still have a repr
         return f"<{type(buffer).__name__}>"
+
+
+def with_care(*, init: Literal[False] = False) -> Any:
+    """Declare `_prepared` of a class whose completions need care: it makes a descriptor, say."""
+    return attrs.field(default=False, init=init, eq=False, repr=False)
 
 
 def lent() -> Any:
@@ -47,15 +53,10 @@ def all_lent() -> Any:
     )
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(attrs.field, lent, all_lent))
+@dataclass_transform(frozen_default=True, field_specifiers=(attrs.field, with_care, lent, all_lent))
 def operation(cls: type[_T]) -> type[_T]:
-    """
-    Make an operation class of its annotations.
-
-    Without slots: measured with seven fields, attrs then makes a frozen instance in 380 ns instead
-    of 630.
-    """
-    return attrs.frozen(slots=False, repr=False)(cls)
+    """Make an operation class of its annotations: see `_values`."""
+    return value(cls)
 
 
 @operation
@@ -75,26 +76,39 @@ class Operation(Queueable):
     opcode: ClassVar[Opcode]
     __attrs_attrs__: ClassVar[tuple[Any, ...]]
 
+    _prepared: tuple[bytes, object] | Literal[False] | None = attrs.field(
+        default=None, init=False, eq=False, repr=False
+    )
     user_data: int | None = attrs.field(default=None, kw_only=True)
     flags: SQEFlags = attrs.field(default=NO_FLAGS, kw_only=True)
     personality: int = attrs.field(default=0, kw_only=True)
 
     def __repr__(self) -> str:
         """Show the operation as it would be written: what is at its default is left out."""
-        own = [field for field in attrs.fields(type(self)) if not field.kw_only]
-        options = [field for field in attrs.fields(type(self)) if field.kw_only]
+        fields = [field for field in attrs.fields(type(self)) if field.init]
+        own = [field for field in fields if not field.kw_only]
+        options = [field for field in fields if field.kw_only]
         shown = []
         for field in (*own, *options):
-            value = getattr(self, field.name)
+            given = getattr(self, field.name)
             if (
                 field.eq_key is None
                 and field.default is not attrs.NOTHING
-                and value == field.default
+                and given == field.default
             ):
                 continue
-            text = field.repr(value) if callable(field.repr) else repr(value)
+            text = field.repr(given) if callable(field.repr) else repr(given)
             shown.append(f"{field.name}={text}")
         return f"{type(self).__name__}({', '.join(shown)})"
+
+    def _remember(self: Any, prepared: tuple[bytes, object]) -> None:
+        """
+        Keep the encoding of an operation that lends no memory and names no Python object.
+
+        The number of an object with `fileno()` may be another one next time.
+        """
+        if prepared[1] is None and isinstance(getattr(self, "_fd", 0), int | Fixed):
+            self._prepared = prepared
 
     def _pack(
         self,

@@ -22,9 +22,7 @@ class Nop(Operation):
     opcode = Opcode.NOP
 
     def _encode(self) -> tuple[bytes, object]:
-        prepared = self._pack(), None
-        self.__dict__["_prepared"] = prepared
-        return prepared
+        return self._pack(), None
 
 
 @operation

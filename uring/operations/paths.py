@@ -1,12 +1,13 @@
 """What starts from a path."""
 
 import os
+from typing import Literal
 
 import attrs
 
 from uring import _memory
 from uring.flags import Opcode
-from uring.operations._base import Operation, operation
+from uring.operations._base import Operation, operation, with_care
 from uring.sqe import HasFileno, descriptor
 
 __all__ = ["Openat"]
@@ -44,6 +45,7 @@ class Openat(Operation):
     cloexec: bool = attrs.field(default=True, kw_only=True)
 
     _makes_descriptor = True
+    _prepared: Literal[False] = with_care()
 
     def _encode(self) -> tuple[bytes, object]:
         pin, address = _memory.path(self.path)

@@ -1,13 +1,13 @@
 """Making, connecting and using sockets."""
 
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import attrs
 
 from uring import _memory
 from uring.flags import Opcode
-from uring.operations._base import Operation, lent, operation
+from uring.operations._base import Operation, lent, operation, with_care
 from uring.sqe import FileLike
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class Socket(Operation):
     cloexec: bool = attrs.field(default=True, kw_only=True)
 
     _makes_descriptor = True
+    _prepared: Literal[False] = with_care()
 
     def _encode(self) -> tuple[bytes, object]:
         kind = self.type | socket.SOCK_CLOEXEC if self.cloexec else self.type
@@ -75,6 +76,7 @@ class Accept(Operation):
     cloexec: bool = attrs.field(default=True, kw_only=True)
 
     _makes_descriptor = True
+    _prepared: Literal[False] = with_care()
     _keeps_memory = True
 
     def _encode(self) -> tuple[bytes, object]:

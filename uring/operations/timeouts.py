@@ -33,6 +33,8 @@ def _checked(flags: int, allowed: int) -> int:
 class _TimesOut(Operation):
     """A completion with ETIME means that the time is over, which is what was asked for."""
 
+    __slots__ = ()
+
     _ordinary = frozenset({errno.ETIME, errno.ECANCELED})
 
     def _result(self, res: int, _memory: object) -> bool:

@@ -1,0 +1,337 @@
+"""
+Running batches: submit all, wait for all, in one loop in C without the GIL.
+
+A run is in the in-flight table, with all that the kernel may touch for it, from before its first
+SQE is placed until the shim says that its last terminal CQE has come. Its CQEs go to their places
+in C, whoever takes them out of the queue; the table and `copy_cqes()` never see them.
+
+The loop in C does not wait: it comes back when there is nothing to do but wait. So signals that
+came meanwhile are handled before the wait begins, and a wait submits nothing, so that the kernel
+can say EINTR. Whoever leaves a run before its end (Ctrl-C, a timeout, an error) cancels what is in
+flight and waits for it; whoever leaves that, too, leaves the run in the table as an orphan, which
+the next one to come by lets go when it has ended.
+"""
+
+import contextlib
+import errno
+import time
+from array import array
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from uring import _memory
+from uring._completion import CompletionSide, deadline_ns
+from uring._ffi import ffi, lib
+from uring._submission import SubmissionSide
+from uring.batch import Batch
+from uring.completions import EMPTY, Completions, close_all, uncollected_descriptors
+from uring.errors import UringError
+from uring.operations import AsyncCancel
+from uring.sqe import Queueable
+
+if TYPE_CHECKING:
+    from uring._uring import CData
+
+CANCEL_SECONDS: Final = 30.0
+"""How long a run that is left early waits for what it has cancelled; as long as close() does."""
+
+_NO_NUMBERS: Final = (ffi.NULL, ffi.NULL)
+_uring_run_begin: Final = lib.uring_run_begin
+_CANCEL_SLICE_NS: Final = 50_000_000  # then what is still there is cancelled again
+
+
+Room = tuple[int, "CData", memoryview, "CData"]
+"""(the size of a CQE, where they land, the same as Python reads it, the shim's struct)"""
+
+
+def _room(count: int, cqe_size: int) -> Room:
+    cqes = ffi.new("char[]", count * cqe_size)
+    return cqe_size, cqes, memoryview(ffi.buffer(cqes)), ffi.new("struct uring_run *")
+
+
+class Run:
+    """One pass over a batch: its memory, and what of it the kernel has."""
+
+    __slots__ = (
+        "_cqe_size",
+        "_cqes",
+        "_landed",
+        "_numbers",
+        "_opened",
+        "_pins",
+        "_room",
+        "_sqes",
+        "_subjects",
+        "batch",
+        "first",
+        "is_orphan",
+        "shim",
+    )
+
+    def __init__(self, batch: Batch, cqe_size: int) -> None:
+        self.batch = batch
+        self.first = 0
+        """The first of its numbers; also what the ring knows it by."""
+        self.is_orphan = False
+        self._sqes, self._subjects, self._pins = batch._columns()
+        self._cqe_size = cqe_size
+        self._numbers: tuple[CData, CData] = _NO_NUMBERS
+        self._opened: list[int | None] | None = None
+        rooms = batch._rooms
+        try:
+            self._room = rooms.pop()
+        except IndexError:
+            self._room = _room(0, 0)
+        if self._room[0] != cqe_size:
+            self._room = _room(len(batch), cqe_size)
+        _, self._cqes, self._landed, self.shim = self._room
+
+    def give_back(self) -> None:
+        """Leave the memory of a run that has ended to the next one; to one, or to two at once."""
+        rooms = self.batch._rooms
+        if len(rooms) < 2:
+            rooms.append(self._room)
+
+    def _number(self) -> None:
+        """Give each operation its number; the shim finds it again in the pairs, by bisection."""
+        count = len(self.batch)
+        numbers = array("Q", range(self.first, self.first + count))
+        for number, index in self.batch._chosen.items():
+            numbers[index] = number
+        pairs = array("Q")
+        for pair in sorted(zip(numbers, range(count), strict=True)):
+            pairs.extend(pair)
+        self._numbers = _memory.uint64s(numbers), _memory.uint64s(pairs)
+
+    def begin(self, ring: "CData") -> int:
+        """Begin, with the numbers that are now certain: as uring_run() returns."""
+        batch = self.batch
+        if batch._chosen:
+            self._number()
+        numbers, by_number = self._numbers
+        count = len(batch._ops)
+        return _uring_run_begin(
+            ring, self.shim, self._sqes, self._cqes, count, self.first, numbers, by_number
+        )
+
+    @property
+    def in_flight(self) -> int:
+        """How many of its operations were placed whose terminal CQE has not come."""
+        return int(self.shim.placed) - int(self.shim.ended)
+
+    def has(self, number: int) -> bool:
+        """Whether one of its operations has this user_data."""
+        return number in self.batch._chosen or 0 <= number - self.first < len(self.batch)
+
+    def completions(self) -> Completions:
+        """The results, in the order of the operations."""
+        return Completions(bytes(self._landed), self._subjects, cqe_size=self._cqe_size)
+
+    def unended(self) -> list[int]:
+        """The numbers of what was placed and has posted nothing yet."""
+        posted = self.completions().user_data.tolist()
+        placed = range(int(self.shim.placed))
+        if self._numbers[0] == ffi.NULL:
+            return [self.first + i for i in placed if posted[i] == 0]
+        given = self._numbers[0]
+        return [given[i] for i in placed if posted[i] != given[i] or given[i] == 0]
+
+    def close_descriptors(self) -> None:
+        """Close what its operations have opened, for nobody will get the results; once."""
+        if self._opened is None:
+            opened = [None, *uncollected_descriptors(self.completions())]
+            if self._opened is None:  # no call between this and the store
+                self._opened = opened
+        close_all(self._opened)
+
+
+class RunSide(SubmissionSide, CompletionSide):
+    """Running batches."""
+
+    def run(
+        self, operations: Batch | Iterable[Queueable], *, timeout: float | None = None
+    ) -> Completions:
+        """
+        Submit operations, any number of them, and wait for all.
+
+        The work is done in one loop in C without the GIL, which submits what there is room for and
+        goes on as results come in. What was queued before stays queued. Completions of other
+        operations that arrive meanwhile are kept for `copy_cqes()`. Any number of threads may run
+        batches on one ring. A signal handler runs, and the run goes on.
+
+        Args:
+            operations: a `Batch`, which is encoded already, or operations and SQEs. An operation
+                without a user_data gets a number of the ring's own; one that was given must not be
+                in use.
+            timeout: of all of it, in seconds; None waits without end.
+
+        Returns:
+            A completion for each operation, in the order of the operations, whatever order they
+            ended in. Failures are among them: see `Completions.raise_first()`. Of an operation
+            that posts twice (a zero-copy send) it is the first one, and both have come.
+
+        Raises:
+            TypeError, ValueError: as for `Batch`; or a chain is longer than the ring has entries,
+                or a user_data is in use. Nothing was submitted.
+            TimeoutError: the time is over. What had not ended was cancelled and waited for, and
+                descriptors that were made are closed; so it is when Ctrl-C or another exception of
+                a signal handler comes out of here. The ring stays usable.
+            EnterError: the kernel refuses to be entered.
+            RingClosedError: the ring is closed, or was closed by another thread meanwhile.
+
+        Kernel: 5.6.
+        """
+        if self._is_guarded:
+            self._check_use()
+        end_ns = -1 if timeout is None else deadline_ns(timeout)
+        if self._is_disabled:
+            self._fail("io_uring_enter", -errno.EBADFD)
+        batch = operations if isinstance(operations, Batch) else Batch(operations)
+        if not batch._ops:
+            return EMPTY
+        if batch._longest_chain > self._params.sq_entries:
+            raise ValueError(
+                f"a chain of {batch._longest_chain} operations does not fit in"
+                f" {self._params.sq_entries} entries, and cannot be split: make the ring with more"
+            )
+        if self._in_flight.runs:
+            self._settle_runs()
+        return self._run(batch, end_ns)
+
+    def _run(self, batch: Batch, end_ns: int) -> Completions:
+        in_flight = self._in_flight
+        count = len(batch._ops)
+        run = Run(batch, self._cqe_size)
+        run.first = self._next_number  # no call between this and the store: as _draw()
+        self._next_number = run.first + count
+        try:
+            if not batch._chosen:
+                in_flight.runs[run.first] = run  # before the look: who chooses looks the other way
+            if batch._chosen or in_flight.has_high:
+                self._claim(run)
+            result = run.begin(self._shim)
+            if result != 0:
+                self._drive(run, result, end_ns)
+            completions = run.completions()
+            if batch._chosen:
+                self._drop(run)
+            else:
+                in_flight.runs.pop(run.first, None)
+        except BaseException:
+            run.is_orphan = True
+            self._cut_short(run)
+            raise
+        run.give_back()
+        return completions
+
+    def _claim(self, run: Run) -> None:
+        with self._lock:
+            while not self._claim_numbers(run):
+                self._in_flight.runs.pop(run.first, None)
+                run.first = self._draw(len(run.batch))
+
+    def _claim_numbers(self, run: Run) -> bool:
+        """
+        Enter the run, if nobody else has its numbers; False when one that it has drawn is in use.
+
+        As in `_claim_and_append`, the claims are made before the look. The lock is held.
+        """
+        in_flight = self._in_flight
+        chosen = dict.fromkeys(run.batch._chosen, run)
+        self._trim()
+        before = in_flight.claims_made
+        for number in chosen:
+            in_flight.check_claim(number, in_flight.claims.get(number))
+        in_flight.check_runs(chosen, besides=run)
+        in_flight.claims_made = mine = before + 1
+        in_flight.is_quiet = in_flight.is_quiet and not chosen
+        in_flight.claims.update(chosen)
+        in_flight.runs[run.first] = run
+        pending = self._records()
+        in_flight.check_claims({**chosen}, pending)
+        used = [*in_flight.numbers(), *(record[0] for record in pending)]
+        drawn = range(run.first, run.first + len(run.batch))
+        if in_flight.claims_made != mine:  # another has made claims meanwhile: look at those, too
+            return self._claim_numbers(run)
+        return not any(number in drawn for number in used)
+
+    def _drive(self, run: Run, result: int, end_ns: int) -> None:
+        """Go on with a run until it has ended, or the time is over."""
+        is_late = False
+        while result != 0:
+            if result == -errno.ENOBUFS:
+                self._keep_completions()
+            elif result not in {-errno.EAGAIN, -errno.EINTR}:
+                self._fail("io_uring_enter", result)
+            elif is_late or 0 <= end_ns <= time.monotonic_ns():
+                raise TimeoutError(
+                    errno.ETIMEDOUT,
+                    f"the time was over when {run.shim.ended} of {len(run.batch)} operations had"
+                    " ended; the others were cancelled",
+                )
+            elif result == -errno.EAGAIN:
+                result = lib.uring_run_wait(self._shim, run.shim, end_ns)
+                if result not in {0, -errno.EAGAIN, -errno.EINTR, -errno.ETIME}:
+                    self._fail("io_uring_enter", result)
+                is_late = result == -errno.ETIME  # what came in the last moment still counts
+            result = lib.uring_run(self._shim, run.shim)
+
+    def _keep_completions(self) -> None:
+        """Empty the shim's inbox: completions of others fill it, and no more fit."""
+        with self._lock:
+            self._fetch_more(None)
+
+    def _drop(self, run: Run) -> None:
+        """Take a run that has ended from the table."""
+        in_flight = self._in_flight
+        for number in run.batch._chosen:
+            if in_flight.claims.get(number) is run:
+                in_flight.claims.pop(number, None)
+        in_flight.runs.pop(run.first, None)
+
+    # ---- leaving a run before its end ----
+
+    def _cut_short(self, run: Run) -> None:
+        """Cancel what is in flight, and wait for it."""
+        lib.uring_run_stop(run.shim)
+        deadline = time.monotonic() + CANCEL_SECONDS
+        while self._refusal is None and time.monotonic() < deadline:
+            result = lib.uring_run(self._shim, run.shim)
+            if result == -errno.ENOBUFS:
+                self._keep_completions()
+                continue
+            if result not in {-errno.EAGAIN, -errno.EINTR}:
+                break
+            self._cancel(run.unended())
+            slice_ns = time.monotonic_ns() + _CANCEL_SLICE_NS
+            lib.uring_run_wait(self._shim, run.shim, slice_ns)
+        self._settle(run)
+
+    def _cancel(self, numbers: list[int]) -> None:
+        """Cancel operations by their numbers, in a run of its own; what came of it, they say."""
+        batch = Batch([AsyncCancel(number) for number in numbers])
+        run = Run(batch, self._cqe_size)
+        run.first = self._draw(len(batch))
+        run.is_orphan = True  # from the start: nobody waits for more than a moment
+        self._in_flight.runs[run.first] = run
+        try:
+            result = run.begin(self._shim)
+            with contextlib.suppress(TimeoutError, UringError):  # the run to be cancelled tells
+                self._drive(run, result, time.monotonic_ns() + _CANCEL_SLICE_NS)
+        finally:
+            lib.uring_run_stop(run.shim)
+            self._settle(run)
+
+    def _settle(self, run: Run) -> None:
+        """Let a run go that nobody waits for, if it has ended; else it stays in the table."""
+        result = lib.uring_run_release(self._shim, run.shim)
+        if result == -errno.EBUSY or (result < 0 and run.in_flight):
+            return
+        run.close_descriptors()
+        self._drop(run)
+
+    def _settle_runs(self) -> None:
+        """Let all those go."""
+        for run in list(self._in_flight.runs.values()):
+            if isinstance(run, Run) and run.is_orphan:
+                self._settle(run)

@@ -1,0 +1,348 @@
+"""
+Prepared batches: operations encoded and pinned once, to be run any number of times.
+
+`Batch` is made of operations. `ReadMany` and `WriteMany` are batches of one kind that are made of
+columns, without an object for each part. What running one means is `Ring.run()`'s business.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final, overload
+
+from uring import _columns, _memory
+from uring.completions import Answer
+from uring.flags import SQEFlags
+from uring.operations import Read, Write
+from uring.sqe import (
+    NO_FLAGS,
+    SQE,
+    SQE_SIZE,
+    UINT64_MAX,
+    FileLike,
+    Fixed,
+    HasFileno,
+    Queueable,
+    is_multishot,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from uring._uring import CData
+
+Subjects = Sequence[Queueable | Answer]
+
+_LINKED: Final = int(SQEFlags.IO_LINK | SQEFlags.IO_HARDLINK)
+_SKIP: Final = int(SQEFlags.CQE_SKIP_SUCCESS)
+_FIXED_FILE: Final = int(SQEFlags.FIXED_FILE)
+
+
+class Batch(Sequence[Queueable]):
+    """
+    Operations that are encoded once and run with `Ring.run()` any number of times.
+
+    Immutable. A chain, as `link()` makes one, stays whole. One batch may be run on several rings
+    and by several threads at once; what it reads into is then theirs to sort out. The descriptor
+    of an object with `fileno()` is asked for now: keep the object open as long as the batch is run.
+
+    An operation without a `user_data` gets a number of the ring's own in each run, and so does an
+    `SQE` whose user_data is 0.
+
+    Args:
+        operations: operations and SQEs, in order.
+
+    Lifetime: every buffer is pinned as long as the batch exists; resizing one raises BufferError.
+
+    Raises:
+        TypeError: something is no operation, or cannot be encoded -> the message says which.
+        ValueError: the same; or one is multishot or has CQE_SKIP_SUCCESS, and so has not exactly
+            one result; or two were given the same user_data.
+
+    Kernel: 5.1.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_chosen",
+        "_fresh",
+        "_longest_chain",
+        "_ops",
+        "_pins",
+        "_rooms",
+        "_sqes",
+    )
+
+    _ops: Sequence[Queueable]
+    _sqes: "CData"
+    _pins: object
+    _fresh: Sequence[int]
+    """The operations whose memory the kernel writes for their result: encoded for each run."""
+    _chosen: dict[int, int]
+    """The numbers that operations were given: user_data -> index."""
+    _longest_chain: int
+    _rooms: list[Any]
+    """Memory that runs of it have left: see _running."""
+
+    def __init__(self, operations: Iterable[Queueable]) -> None:
+        if isinstance(operations, Queueable | str | bytes) or not isinstance(operations, Iterable):
+            raise TypeError(
+                f"a batch is made of a sequence of operations, not one {type(operations).__name__}"
+            )
+        ops = tuple(operations)
+        encoded, pins, fresh = [], [], []
+        for index, op in enumerate(ops):
+            record, pin = _encode(index, op)
+            encoded.append(record)
+            pins.append(pin)
+            if pin is not None and op._keeps_memory:
+                fresh.append(index)
+        if encoded and encoded[-1][1] & _LINKED:  # else to whatever is submitted behind it
+            last = encoded[-1]
+            encoded[-1] = bytes([last[0], last[1] & ~_LINKED]) + last[2:]
+        self._ops = ops
+        self._pins = pins
+        self._fresh = fresh
+        self._chosen = _chosen(ops)
+        self._longest_chain = _longest_chain(encoded)
+        self._rooms = []
+        self._sqes, _ = _memory.pinned(b"".join(encoded), write=False)
+
+    def _columns(self) -> "tuple[CData, Subjects, object]":
+        """What one run needs: the SQEs, what its completions are of, and what must stay alive."""
+        if not self._fresh:
+            return self._sqes, self._ops, self
+        encoded = bytearray(_memory.bytes_of(self._sqes))
+        subjects: list[Queueable | Answer] = list(self._ops)
+        pins = []
+        for index in self._fresh:
+            record, pin = self._ops[index]._encode()
+            start = index * SQE_SIZE
+            flags = encoded[start + 1]
+            encoded[start : start + SQE_SIZE] = record
+            encoded[start + 1] = flags  # without the link that was taken away
+            subjects[index] = Answer(self._ops[index], pin)
+            pins.append(pin)
+        sqes, _ = _memory.pinned(encoded, write=False)
+        return sqes, subjects, (self, pins)
+
+    def __len__(self) -> int:
+        return len(self._ops)
+
+    @overload
+    def __getitem__(self, index: int) -> Queueable: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Queueable]: ...
+    def __getitem__(self, index: int | slice) -> Queueable | Sequence[Queueable]:
+        return self._ops[index]
+
+    def __iter__(self) -> Iterator[Queueable]:
+        return iter(self._ops)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {len(self)} operations>"
+
+
+def _encode(index: int, op: Queueable) -> tuple[bytes, object]:
+    if not isinstance(op, Queueable):
+        raise TypeError(f"operation {index} of the batch is not an operation: {op!r}")
+    record, pin = op._prepared or op._encode()
+    if is_multishot(record):
+        raise ValueError(
+            f"operation {index}, {op!r}, is multishot: it has many results, and a run gives one"
+            " for each operation; queue() it"
+        )
+    if record[1] & _SKIP:
+        raise ValueError(
+            f"operation {index}, {op!r}, has CQE_SKIP_SUCCESS: a run waits for the result of every"
+            " operation"
+        )
+    return record, pin
+
+
+def _chosen(ops: Sequence[Queueable]) -> dict[int, int]:
+    chosen: dict[int, int] = {}
+    for index, op in enumerate(ops):
+        number = op.user_data
+        if number is None or (number == 0 and isinstance(op, SQE)):
+            continue
+        if type(number) is not int or not 0 <= number <= UINT64_MAX:
+            raise ValueError(f"{op!r}: user_data must be an integer in 0..2**64 - 1")
+        if number in chosen:
+            raise ValueError(
+                f"operations {chosen[number]} and {index} of the batch have the same user_data"
+                f" {number:#x}: each needs one of its own, or none"
+            )
+        chosen[number] = index
+    return chosen
+
+
+def _longest_chain(encoded: Sequence[bytes]) -> int:
+    longest = length = 0
+    for record in encoded:
+        length += 1
+        longest = max(longest, length)
+        if not record[1] & _LINKED:
+            length = 0
+    return longest
+
+
+# ---- many of one kind, from columns ----
+
+
+class _Many(Batch):
+    __slots__ = ()
+
+    _kind: type[Read] | type[Write]
+
+    def __init__(
+        self,
+        fd: "FileLike | Sequence[FileLike] | Buffer",
+        buffer: "Buffer | Sequence[Buffer]",
+        offsets: "Sequence[int] | Buffer",
+        lengths: "int | Sequence[int] | Buffer | None" = None,
+        *,
+        rw_flags: int = 0,
+        ioprio: int = 0,
+        flags: SQEFlags = NO_FLAGS,
+        personality: int = 0,
+    ) -> None:
+        if int(flags) & (_LINKED | _SKIP):
+            raise ValueError(
+                "the parts are independent, and a run gives the result of each: flags may not"
+                " have IO_LINK, IO_HARDLINK or CQE_SKIP_SUCCESS"
+            )
+        one_file = isinstance(fd, int | Fixed | HasFileno)
+        pattern = self._kind(
+            fd if one_file else 0,  # type: ignore[arg-type]  # narrowed by the line above
+            bytearray(1),
+            rw_flags=rw_flags,
+            ioprio=ioprio,
+            flags=flags,
+            personality=personality,
+        )
+        write = self._kind is Read
+        sqes, lent = _columns.encode_parts(
+            pattern._encode()[0], None if one_file else fd, buffer, offsets, lengths, write=write
+        )
+        self._ops = _Parts(self._kind, sqes, buffer, lent.base)
+        self._sqes = sqes
+        self._pins = (lent, fd)
+        self._fresh = ()
+        self._chosen = {}
+        self._longest_chain = 1
+        self._rooms = []
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {len(self)} parts>"
+
+
+class ReadMany(_Many):
+    """
+    Many reads, as a batch: what `Batch([Read(fd, part, offset) ...])` is, without the objects.
+
+    A part costs its 64 bytes and some nanoseconds. `ring.run(ReadMany(...)).res` says how many
+    bytes came for each; `cqe.op` shows a part as a `Read`.
+
+    Args:
+        fd: the file; or a sequence of files, or a buffer of descriptors, one for each part.
+        buffer: writable memory, which the parts fill one after the other; or a sequence of
+            writable buffers, one for each part.
+        offsets: where each part starts in its file, in bytes: a sequence of integers or a buffer of
+            them, such as an array.array, a numpy array, or a memoryview. Their count is the count
+            of parts.
+        lengths: how many bytes each part has: one integer for all, or a sequence or buffer of
+            integers. None: the parts of one buffer are equal, and of many buffers all is filled.
+        rw_flags: RWF_* flags, as os.preadv has them.
+        ioprio: I/O priority, as ioprio_set(2) has it; 0 is the thread's own.
+        flags: `SQEFlags` that all parts have, such as ASYNC.
+        personality: registered credentials to run under.
+
+    Lifetime: the buffers are pinned as long as the batch exists. The integers are copied.
+    Completion: res is the number of bytes read, 0 at the end of the file.
+
+    Raises:
+        TypeError: an argument is of the wrong kind.
+        ValueError: the columns differ in length, or a part is negative, too long, or beyond its
+            buffer -> the message says which part.
+
+    Kernel: 5.6. liburing: io_uring_prep_read(3).
+    """
+
+    __slots__ = ()
+    _kind = Read
+
+
+class WriteMany(_Many):
+    """
+    Many writes, as a batch: what `Batch([Write(fd, part, offset) ...])` is, without the objects.
+
+    Durable only after an `Fsync` that starts when all of them have ended.
+
+    Args:
+        fd: the file; or a sequence of files, or a buffer of descriptors, one for each part.
+        buffer: memory whose parts are written, one after the other; or a sequence of buffers, one
+            for each part.
+        offsets: where each part goes in its file, in bytes; as for `ReadMany`.
+        lengths: how many bytes each part has; as for `ReadMany`.
+        rw_flags: RWF_* flags, as os.pwritev has them.
+        ioprio: I/O priority, as ioprio_set(2) has it; 0 is the thread's own.
+        flags: `SQEFlags` that all parts have, such as ASYNC.
+        personality: registered credentials to run under.
+
+    Lifetime: the buffers are pinned as long as the batch exists; changing their bytes changes what
+        the next run writes. The integers are copied.
+    Completion: res is the number of bytes written.
+
+    Raises:
+        TypeError, ValueError: as for `ReadMany`.
+
+    Kernel: 5.6. liburing: io_uring_prep_write(3).
+    """
+
+    __slots__ = ()
+    _kind = Write
+
+
+class _Parts(Sequence[Queueable]):
+    """The parts of a ReadMany or WriteMany as operations, each made when it is looked at."""
+
+    __slots__ = ("_base", "_buffer", "_kind", "_sqes")
+
+    def __init__(
+        self,
+        kind: type[Read] | type[Write],
+        sqes: "CData",
+        buffer: "Buffer | Sequence[Buffer]",
+        base: int | None,
+    ) -> None:
+        self._kind = kind
+        self._sqes = sqes
+        self._buffer = buffer
+        self._base = base  # the address of the one buffer, or None when there are many
+
+    def __len__(self) -> int:
+        return len(self._sqes) // SQE_SIZE
+
+    @overload
+    def __getitem__(self, index: int) -> Queueable: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Queueable]: ...
+    def __getitem__(self, index: int | slice) -> Queueable | Sequence[Queueable]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        sqe = SQE.decode(_memory.bytes_of(self._sqes, place * SQE_SIZE, SQE_SIZE))
+        buffer: Any = self._buffer
+        if self._base is None:
+            part = memoryview(buffer[place]).cast("B")[: sqe.len]
+        else:
+            start = sqe.addr - self._base
+            part = memoryview(buffer).cast("B")[start : start + sqe.len]
+        return self._kind(
+            Fixed(sqe.fd) if sqe.flags & _FIXED_FILE else sqe.fd,
+            part,
+            sqe.off,
+            rw_flags=sqe.op_flags,
+            ioprio=sqe.ioprio,
+            flags=SQEFlags(sqe.flags & ~_FIXED_FILE),
+            personality=sqe.personality,
+        )
