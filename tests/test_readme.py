@@ -11,21 +11,31 @@ import uring
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
+EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def run_example(example: str) -> list[str]:
+    """The lines that it prints."""
+    command = [sys.executable, "-W", "error", "-c", example]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout.splitlines()
+
 
 def test_readme_example_runs_and_fails_where_it_says(ring_refusal: str) -> None:
     """The first block prints a file's bytes and the error that its comment shows."""
     assert not ring_refusal
-    (example,) = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", example],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    content, error = done.stdout.splitlines()
+    example, _ = EXAMPLES
+    content, error = run_example(example)
     assert content == repr(Path("/etc/hostname").read_bytes())
     assert error == re.search(r"# (\[Errno 2\].*)", example)[1]  # type: ignore[index]  # the README has it, or the test fails here
+
+
+def test_readme_batch_example_reads_what_the_file_has(ring_refusal: str) -> None:
+    """The second block reports as many bytes as the file has in its first 64 blocks."""
+    assert not ring_refusal
+    _, example = EXAMPLES
+    size = min(Path("/usr/bin/env").stat().st_size, 64 * 4096)
+    assert run_example(example) == [f"{size} bytes in 64 reads"]
 
 
 def test_readme_names_every_operation() -> None:

@@ -130,76 +130,66 @@ static int run_enter(struct uring *ring, uint32_t count)
 
 /* ---- the loop ---- */
 
-/* Takes CQEs, and says how many of the run are in flight; ENOBUFS when the inbox is full. */
+/* cq_lock is held. A run must have ended, and this must have been called, before its memory goes. */
+static int run_unlist(struct uring *ring, struct uring_run *run)
+{
+    if (run->placed != run->ended ||
+        (run->ended != run->count && !load_relaxed(&run->is_stopping)))
+        return -EAGAIN;
+    if (run->is_listed)
+        for (struct uring_run **at = &ring->runs; *at != NULL; at = &(*at)->next)
+            if (*at == run) {
+                __atomic_store_n(at, run->next, __ATOMIC_RELAXED);
+                break;
+            }
+    run->is_listed = 0;
+    return 0;
+}
+
+/*
+ * Takes CQEs: 0 when the run has ended, and is off the list; EAGAIN when not, ENOBUFS when it has
+ * not and the inbox is full, so that CQEs behind it may be hidden. Says how many are in flight.
+ */
 static int run_collect(struct uring *ring, struct uring_run *run, uint32_t *in_flight)
 {
     int ret;
     pthread_mutex_lock(&ring->cq_lock);
     cq_take(ring, 0);
+    ret = run_unlist(ring, run);
+    if (ret < 0 && ring->inbox_count == ring->cq_entries)
+        ret = -ENOBUFS;
     *in_flight = run->placed - run->ended;
-    ret = ring->inbox_count == ring->cq_entries ? -ENOBUFS : 0;
     pthread_mutex_unlock(&ring->cq_lock);
     return ret;
 }
 
-/*
- * Takes the run from the list, if it has ended: 0; else EBUSY. A run must be ended, and this have
- * been called, before its memory may go.
- */
-static int run_unlist(struct uring *ring, struct uring_run *run)
+/* The loop, entered where CQEs are taken or, for a new run, where SQEs are placed. */
+static int run_loop(struct uring *ring, struct uring_run *run, int is_new)
 {
-    int ret = -EBUSY;
-    pthread_mutex_lock(&ring->cq_lock);
-    if (run->placed == run->ended && (load_relaxed(&run->is_stopping) || run->ended == run->count)) {
-        ret = 0;
-        if (run->is_listed)
-            for (struct uring_run **at = &ring->runs; *at != NULL; at = &(*at)->next)
-                if (*at == run) {
-                    __atomic_store_n(at, run->next, __ATOMIC_RELAXED);
-                    break;
-                }
-        run->is_listed = 0;
-    }
-    pthread_mutex_unlock(&ring->cq_lock);
-    return ret;
-}
-
-/*
- * Goes on with a run as far as it goes without waiting: 0 when it has ended, EAGAIN when it is time
- * to wait, EINTR when it took so long that Python should look at its signals and the clock, ENOBUFS
- * when Python must empty the inbox first, or what went wrong. Never waits, so that Python has seen
- * every signal that came up to here when it calls uring_run_wait().
- */
-static int uring_run(struct uring *ring, struct uring_run *run)
-{
-    int64_t end_ns = monotonic_ns() + RUN_SLICE_NS;
-    int ret = uring_join(ring);
-    if (ret < 0)
-        return ret;
+    uint32_t in_flight = 0;
+    int64_t end_ns = 0;
     for (;;) {
-        uint32_t in_flight;
-        int placed = 0, collected = run_collect(ring, run, &in_flight);
-        ret = run_unlist(ring, run);
-        if (ret == 0 || (ret = collected) < 0)
-            break;
+        int placed = 0, ret = is_new ? -EAGAIN : run_collect(ring, run, &in_flight);
+        if (ret != -EAGAIN)
+            return ret;
+        if (!is_new && end_ns == 0) /* not for a run that ends in its first round */
+            end_ns = monotonic_ns() + RUN_SLICE_NS;
+        else if (!is_new && monotonic_ns() >= end_ns)
+            return -EINTR;
+        is_new = 0;
         if (!load_relaxed(&run->is_stopping) && run->placed < run->count)
             placed = run_place(ring, run, in_flight);
         ret = placed < 0 ? placed : run_enter(ring, (uint32_t)placed);
-        if (ret == 0 && monotonic_ns() >= end_ns)
-            ret = -EINTR;
-        else if (ret == 0 && placed == 0 &&
-                 load_relaxed(ring->cq_tail) == load_relaxed(&ring->cq_taken))
-            ret = -EAGAIN;
         if (ret < 0)
-            break;
+            return ret;
+        if (placed == 0 && load_relaxed(ring->cq_tail) == load_relaxed(&ring->cq_taken))
+            return -EAGAIN;
     }
-    uring_part(ring);
-    return ret;
 }
 
 /*
  * Begins a run, and says what it is of: see struct uring_run. Then as uring_run(). Its memory, and
- * `run` itself, must stay until uring_run_release() says 0, or this or uring_run() did. What is
+ * `run` itself, must stay until this, uring_run() or uring_run_release() has returned 0. What is
  * sealed takes no new run: its closer has counted.
  */
 static int uring_run_begin(struct uring *ring, struct uring_run *run, const char *sqes, char *cqes,
@@ -221,8 +211,26 @@ static int uring_run_begin(struct uring *ring, struct uring_run *run, const char
         run->is_listed = 1;
     }
     pthread_mutex_unlock(&ring->cq_lock);
+    if (ret == 0)
+        ret = run_loop(ring, run, 1);
     uring_part(ring);
-    return ret < 0 ? ret : uring_run(ring, run);
+    return ret;
+}
+
+/*
+ * Goes on with a run as far as it goes without waiting: 0 when it has ended, EAGAIN when it is time
+ * to wait, EINTR when it took so long that Python should look at its signals and the clock, ENOBUFS
+ * when Python must empty the inbox first, or what went wrong. Never waits, so that Python has seen
+ * every signal that came up to here when it calls uring_run_wait().
+ */
+static int uring_run(struct uring *ring, struct uring_run *run)
+{
+    int ret = uring_join(ring);
+    if (ret < 0)
+        return ret;
+    ret = run_loop(ring, run, 0);
+    uring_part(ring);
+    return ret;
 }
 
 /*
@@ -260,13 +268,15 @@ static void uring_run_stop(struct uring_run *run)
     __atomic_store_n(&run->is_stopping, 1, __ATOMIC_RELAXED);
 }
 
-/* Whether the memory of a run may go: 0, or EBUSY. On a ring that is gone nobody looks at it. */
+/* Whether the memory of a run may go: 0, or EAGAIN. On a ring that is gone nobody looks at it. */
 static int uring_run_release(struct uring *ring, struct uring_run *run)
 {
     int ret = uring_join(ring);
     if (ret < 0)
         return ret;
+    pthread_mutex_lock(&ring->cq_lock);
     ret = run_unlist(ring, run);
+    pthread_mutex_unlock(&ring->cq_lock);
     uring_part(ring);
     return ret;
 }

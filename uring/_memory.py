@@ -26,6 +26,9 @@ PathLike = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 Address = tuple[str, int] | tuple[str, int, int, int] | str | bytes
 """A socket address as the socket module has it: AF_INET, AF_INET6, AF_UNIX."""
 
+_iovec: Final = struct.Struct("NN").pack
+"""struct iovec: a pointer and a size_t."""
+
 IOV_MAX: Final = 1024
 """How many parts one vectored read or write takes (UIO_MAXIOV in linux/uio.h)."""
 
@@ -117,15 +120,20 @@ def _refusal(buffer: object, *, writable: bool) -> Exception:
 
 def iovecs(buffers: "Iterable[Buffer]", *, write: bool) -> tuple[object, int, int]:
     """Pin buffers and an array of struct iovec over them: (pins, address, count)."""
-    if isinstance(buffers, str) or not isinstance(buffers, Iterable) or is_buffer(buffers):
+    is_plain = type(buffers) is tuple  # else the look costs more than the rest
+    if not is_plain and (
+        isinstance(buffers, str) or not isinstance(buffers, Iterable) or is_buffer(buffers)
+    ):
         raise TypeError(f"buffers must be a sequence of buffers, not one {type(buffers).__name__}")
-    parts = [writable(buffer) if write else readable(buffer) for buffer in buffers]
+    try:
+        parts = [lend(BYTES, buffer, write) for buffer in buffers]
+    except (TypeError, ValueError, BufferError):
+        parts = [(writable if write else readable)(buffer)[0] for buffer in buffers]
     if len(parts) > IOV_MAX:
         raise ValueError(f"one operation takes at most {IOV_MAX} buffers, not {len(parts)}")
-    numbers = [number for _, *pair in parts for number in pair]
-    array = struct.pack(f"{len(numbers)}N", *numbers)  # a pointer and a size_t each
-    pin, address, _ = readable(array)
-    return (pin, array, parts), address, len(parts)
+    array = b"".join([_iovec(address_of(part), len(part)) for part in parts])
+    pin = lend(BYTES, array)
+    return (pin, parts), address_of(pin), len(parts)
 
 
 def path(name: PathLike) -> "tuple[CData, int]":

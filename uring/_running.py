@@ -325,7 +325,7 @@ class RunSide(SubmissionSide, CompletionSide):
     def _settle(self, run: Run) -> None:
         """Let a run go that nobody waits for, if it has ended; else it stays in the table."""
         result = lib.uring_run_release(self._shim, run.shim)
-        if result == -errno.EBUSY or (result < 0 and run.in_flight):
+        if result == -errno.EAGAIN or (result < 0 and run.in_flight):
             return
         run.close_descriptors()
         self._drop(run)

@@ -85,21 +85,27 @@ class SubmissionSide(Core):
         # The shortest way, for what needs no care; everything else goes by way of _record().
         try:
             prepared = op._prepared
-            if prepared is None:
+            if prepared is None and not op._flags:
                 prepared = op._encode()
                 if prepared[1] is None:
                     op._remember(prepared)
-            if not prepared or type(user_data) is not int or user_data >> 63 or op._flags:
+            if not prepared:
                 return self._queue(op, user_data)
         except (AttributeError, TypeError):
             self._check_operation(op)
             raise
+        if user_data is None:
+            user_data = op.user_data
+        if user_data is None:
+            user_data = self._next_number  # as _draw()
+            self._next_number = user_data + 1
+        elif type(user_data) is not int or user_data >> 63:
+            return self._queue(op, user_data)
         pending = self._pending
         if len(pending) > self._room or self._is_guarded or self._in_flight.claims:
             return self._queue(op, user_data)
+        # No call between that and this: what is appended is dropped by a close() that comes later.
         pending.append((user_data, prepared[0], op, prepared[1]))
-        if self._is_guarded:  # closed meanwhile: it will never be submitted
-            self._check_open()
         return user_data
 
     def _queue(self, op: Queueable, user_data: int | None) -> int:

@@ -6,27 +6,32 @@ Theory of operation
 
 `queue()` pins what the kernel will touch, encodes 64 bytes, and appends one record to a list: no
 call into C, no lock. `submit()` enters the records in the in-flight table, has the shim copy all of
-them into the submission queue in one call, and enters the kernel. `copy_cqes()` copies completions
-out in one call and retires what they end. Between the two the table holds every operation with its
-memory; nothing else does.
+them into the submission queue in one call, and enters the kernel. `copy_cqes()` has the shim take
+completions out of the queue in one call and retires what they end. Between the two the table holds
+every operation with its memory; nothing else does. `run()` has a loop in C do all of it for a whole
+batch, which is in the table as one.
 
 Any thread may call anything. So may a signal handler, which CPython runs after any call that Python
 makes, and a finalizer, which before 3.12 it may run where an object is made; and from a handler a
 KeyboardInterrupt may leave. What keeps that sound:
 
-- One lock guards the table and the lists. It is never held in a system call that waits. It is
-  re-entrant, for the handlers. It is taken with `with` alone: between `acquire()` and `try` a
-  signal would leave it held.
-- Every step is made whole by a single store or a single call, right after a look that what it was
+- Every step is made whole by stores that stand together, right after a look that what they were
   made of still stands, with no call and nothing made in between; and it can be repeated.
-  * The list of pending records carries, as item 0, the tail of the submission queue that its first
-    record belongs to. Trimming it is one slice assignment. The shim places records only if the
-    tail is still there, so what two callers hand over at once is placed once.
-  * `_read` holds the place in the completion queue up to which we have read, which is ours and not
-    the shim's, and what was copied out and not handed out. A copy whose result was lost is made
-    again.
+  * The list of pending records carries, as item 0, how many were placed before them. Trimming it
+    is one slice assignment. The shim places records only if as many were placed as the caller
+    believes, so what two callers hand over at once is placed once.
+  * The shim keeps completions that it took until we say that we have them. A call whose result was
+    lost is made again.
+- One lock guards the table and the lists in all that is not such a step by itself. It is never held
+  in a system call that waits. It is re-entrant, for the handlers. It is taken with `with` alone:
+  between `acquire()` and `try` a signal would leave it held.
 - Closing seals the submission side in the shim, cancels, wakes who waits, and reaps until the table
   is empty. Only then is memory given back.
+
+What it costs, measured with 256 NOPs a batch, per operation: 85 ns to queue, 30 to enter in the
+table and hand over, 75 in the kernel, 25 to copy out and retire. One at a time, submit_and_wait()
+and copy_cqe() have a way of their own through all of this, for which 1.3 times of what three such
+methods cost that check nothing is what there is to gain or lose.
 """
 
 import contextlib
@@ -218,6 +223,8 @@ class Ring(RunSide):
         """
         if self._is_guarded:
             self._check_use()
+        if type(wait_nr) is not int or wait_nr >> 32:
+            check_range("wait_nr", wait_nr, 0, UINT32_MAX)
         # The shortest way: one operation is pending, nothing is in flight, and nobody else is
         # handing over; it is in flight from the two stores on, as after _begin_handover().
         pending, in_flight = self._pending, self._in_flight
@@ -257,12 +264,9 @@ class Ring(RunSide):
                 if submitted >> 32 < 1:
                     self._wait(1, -1)
                 return submitted & UINT32_MAX
-        if type(wait_nr) is not int or wait_nr >> 32:
-            check_range("wait_nr", wait_nr, 0, UINT32_MAX)
         end_ns = deadline_ns(timeout)
         submitted = self._submit()
-        kept = self._kept
-        if submitted >> 32 < wait_nr or kept is not EMPTY:
+        if submitted >> 32 < wait_nr or self._kept is not EMPTY:
             self._wait(wait_nr, end_ns)
         return submitted & UINT32_MAX
 

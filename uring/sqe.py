@@ -102,15 +102,16 @@ def file_field(fd: FileLike) -> tuple[int, int]:
 
 def descriptor(fd: int | HasFileno) -> int:
     """The descriptor behind an int or an object with `fileno()`; no range check for an int."""
-    if isinstance(fd, bool):
-        raise TypeError(f"a file is an integer, has a fileno(), or is Fixed(index); not {fd!r}")
-    if isinstance(fd, SupportsIndex):
-        return operator.index(fd)
-    if not isinstance(fd, HasFileno):
-        raise TypeError(
-            f"a file is an integer, has a fileno(), or is Fixed(index); not {type(fd).__name__}"
-        )
-    number = fd.fileno()
+    # Not isinstance(fd, HasFileno): looking at a protocol takes 15 us.
+    if type(fd) is int:
+        return fd
+    fileno = getattr(fd, "fileno", None)
+    if fileno is None:
+        if not isinstance(fd, bool) and isinstance(fd, SupportsIndex):
+            return operator.index(fd)
+        what = repr(fd) if isinstance(fd, bool) else type(fd).__name__
+        raise TypeError(f"a file is an integer, has a fileno(), or is Fixed(index); not {what}")
+    number = fileno()
     if not isinstance(number, int):
         raise TypeError(f"fileno() of {fd!r} returned {number!r}, not an integer")
     if number < 0:

@@ -8,11 +8,12 @@ completion means. Everything else is here, once.
 
 import struct
 from collections.abc import Iterable
-from typing import Any, ClassVar, Literal, TypeVar, dataclass_transform
+from typing import Any, ClassVar, Final, Literal, TypeVar, dataclass_transform
 
 import attrs
 
-from uring._memory import is_buffer
+from uring import _memory
+from uring._memory import BYTES, address_of, is_buffer, lend
 from uring._values import value
 from uring.flags import Opcode, SQEFlags
 from uring.sqe import NO_FLAGS, FileLike, Fixed, Queueable, explain, file_field, record_pack
@@ -39,6 +40,8 @@ def lent() -> Any:
 
 def _as_tuple(buffers: Any) -> Any:
     """Take what an iterator gives, once; what is no sequence of buffers is refused at queue()."""
+    if type(buffers) in {tuple, list}:
+        return tuple(buffers)
     if isinstance(buffers, str) or not isinstance(buffers, Iterable) or is_buffer(buffers):
         return buffers
     return tuple(buffers)
@@ -152,3 +155,41 @@ class Operation(Queueable):
             except (TypeError, ValueError) as error:
                 raise type(error)(f"{self!r}: {error}") from None
             raise
+
+
+pack_lent: Final = struct.Struct("=BBHiQQII10xH20x").pack
+"""The fields of an operation on one buffer, without those that are zero in all of them."""
+
+
+def encode_lent(
+    op: Any,
+    opcode: int,
+    buffer: Any,
+    writable: bool,
+    off: int,
+    op_flags: int,
+    ioprio: int = 0,
+) -> tuple[bytes, object]:
+    """Encode an operation on a file and one buffer, and pin that: a read, write, send or recv."""
+    try:
+        fd, flags = op._fd, op._flags
+        if type(fd) is not int:
+            fd, fixed = file_field(fd)
+            if fixed:
+                flags = int(flags) | fixed
+        pin = lend(BYTES, buffer, writable)
+        return pack_lent(
+            opcode,
+            flags,
+            ioprio,
+            fd,
+            off,
+            address_of(pin),
+            len(pin),
+            op_flags,
+            op._personality,
+        ), pin
+    except (struct.error, TypeError, ValueError, BufferError):  # what is wrong is told apart below
+        pin, address, length = (_memory.writable if writable else _memory.readable)(buffer)
+        fields = {"off": off, "addr": address, "len": length, "op_flags": op_flags}
+        return op._pack(op._fd, **fields, ioprio=ioprio), pin

@@ -1,6 +1,7 @@
 """Reading, writing and syncing what is open."""
 
 import struct
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -8,7 +9,14 @@ import attrs
 from uring import _memory
 from uring._memory import BYTES, address_of, lend
 from uring.flags import FsyncFlags, Opcode
-from uring.operations._base import Operation, all_lent, lent, operation
+from uring.operations._base import (
+    Operation,
+    all_lent,
+    encode_lent,
+    lent,
+    operation,
+    pack_lent,
+)
 from uring.sqe import UINT64_MAX, FileLike, Fixed
 
 if TYPE_CHECKING:
@@ -18,20 +26,44 @@ if TYPE_CHECKING:
 
 __all__ = ["Close", "Fsync", "Read", "Readv", "Write", "Writev"]
 
-_pack_plain: Final = struct.Struct("=BBHiQQII10xH20x").pack
-"""The fields that reads and writes have, without those that are zero in all of them."""
-
-_READ: Final = int(Opcode.READ)
-_WRITE: Final = int(Opcode.WRITE)
-
 _CLOSE_TAKES: Final = "Close() takes a descriptor number or Fixed(index)"
 
 
-def _position(offset: int) -> int:
-    """``sqe->off`` for a file offset below 0: -1 is the file's own position."""
-    if offset == -1:
-        return UINT64_MAX
-    raise ValueError(f"offset must be 0 or more, or -1 for the file's position; not {offset}")
+def _position(offset: Any) -> int:
+    """``sqe->off`` for a file offset: -1 is the file's own position."""
+    if not isinstance(offset, int):
+        raise TypeError(f"offset must be an integer, not {offset!r}")
+    if offset < -1:
+        raise ValueError(f"offset must be 0 or more, or -1 for the file's position; not {offset}")
+    return UINT64_MAX if offset == -1 else offset
+
+
+def _encoder(opcode: int, *, writable: bool) -> Callable[[Any], tuple[bytes, object]]:
+    """Make the `_encode` of reads or writes, with what `encode_lent` does for all first in line."""
+    opcode = int(opcode)
+
+    def _encode(self: Any) -> tuple[bytes, object]:
+        fd, offset = self._fd, self._offset
+        if type(fd) is int and type(offset) is int:
+            try:
+                pin = lend(BYTES, self._buffer, writable)
+                return pack_lent(
+                    opcode,
+                    self._flags,
+                    self._ioprio,
+                    fd,
+                    offset,
+                    address_of(pin),
+                    len(pin),
+                    self._rw_flags,
+                    self._personality,
+                ), pin
+            except (struct.error, TypeError, ValueError, BufferError):
+                pass  # told apart below, as is what is rare
+        off = _position(offset)
+        return encode_lent(self, opcode, self._buffer, writable, off, self._rw_flags, self._ioprio)
+
+    return _encode
 
 
 @operation
@@ -65,26 +97,7 @@ class Read(Operation):
     rw_flags: int = attrs.field(default=0, kw_only=True)
     ioprio: int = attrs.field(default=0, kw_only=True)
 
-    def _encode(self: Any) -> tuple[bytes, object]:
-        fd = self._fd
-        if type(fd) is int:
-            try:  # in one go; what is wrong, or rare, is told apart below
-                pin = lend(BYTES, self._buffer, True)  # noqa: FBT003 - a keyword costs 100 ns here
-                return _pack_plain(
-                    _READ,
-                    self._flags,
-                    self._ioprio,
-                    fd,
-                    self._offset,
-                    address_of(pin),
-                    len(pin),
-                    self._rw_flags,
-                    self._personality,
-                ), pin
-            except (struct.error, TypeError, ValueError, BufferError):
-                pass
-        pin, address, length = _memory.writable(self._buffer)
-        return _pack_rw(self, address, length), pin
+    _encode = _encoder(Opcode.READ, writable=True)
 
 
 @operation
@@ -117,26 +130,7 @@ class Write(Operation):
     rw_flags: int = attrs.field(default=0, kw_only=True)
     ioprio: int = attrs.field(default=0, kw_only=True)
 
-    def _encode(self: Any) -> tuple[bytes, object]:
-        fd = self._fd
-        if type(fd) is int:
-            try:  # in one go; what is wrong, or rare, is told apart below
-                pin = lend(BYTES, self._buffer, False)  # noqa: FBT003 - a keyword costs 100 ns here
-                return _pack_plain(
-                    _WRITE,
-                    self._flags,
-                    self._ioprio,
-                    fd,
-                    self._offset,
-                    address_of(pin),
-                    len(pin),
-                    self._rw_flags,
-                    self._personality,
-                ), pin
-            except (struct.error, TypeError, ValueError, BufferError):
-                pass
-        pin, address, length = _memory.readable(self._buffer)
-        return _pack_rw(self, address, length), pin
+    _encode = _encoder(Opcode.WRITE, writable=False)
 
 
 @operation
@@ -166,8 +160,7 @@ class Readv(Operation):
     ioprio: int = attrs.field(default=0, kw_only=True)
 
     def _encode(self) -> tuple[bytes, object]:
-        pins, address, count = _memory.iovecs(self.buffers, write=True)
-        return _pack_rw(self, address, count), pins
+        return _encode_vector(self, write=True)
 
 
 @operation
@@ -197,23 +190,15 @@ class Writev(Operation):
     ioprio: int = attrs.field(default=0, kw_only=True)
 
     def _encode(self) -> tuple[bytes, object]:
-        pins, address, count = _memory.iovecs(self.buffers, write=False)
-        return _pack_rw(self, address, count), pins
+        return _encode_vector(self, write=False)
 
 
-def _pack_rw(self: Any, address: int, length: int) -> bytes:
-    offset = self._offset
-    if not isinstance(offset, int):
-        raise TypeError(f"offset must be an integer, not {offset!r}")
-    encoded: bytes = self._pack(
-        self._fd,
-        off=offset if offset >= 0 else _position(offset),
-        addr=address,
-        len=length,
-        op_flags=self._rw_flags,
-        ioprio=self._ioprio,
-    )
-    return encoded
+def _encode_vector(self: Any, *, write: bool) -> tuple[bytes, object]:
+    pins, address, count = _memory.iovecs(self._buffers, write=write)
+    off, rw_flags, ioprio = _position(self._offset), self._rw_flags, self._ioprio
+    return self._pack(
+        self._fd, off=off, addr=address, len=count, op_flags=rw_flags, ioprio=ioprio
+    ), pins
 
 
 @operation

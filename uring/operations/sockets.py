@@ -1,17 +1,20 @@
 """Making, connecting and using sockets."""
 
 import socket
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
 from uring import _memory
 from uring.flags import Opcode
-from uring.operations._base import Operation, lent, operation, with_care
+from uring.operations._base import Operation, encode_lent, lent, operation, with_care
 from uring.sqe import FileLike
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+_SEND: Final = int(Opcode.SEND)
+_RECV: Final = int(Opcode.RECV)
 
 __all__ = ["Accept", "Connect", "Recv", "Send", "Shutdown", "Socket"]
 
@@ -144,9 +147,8 @@ class Send(Operation):
     buffer: "Buffer" = lent()
     msg_flags: int = 0
 
-    def _encode(self) -> tuple[bytes, object]:
-        pin, address, length = _memory.readable(self.buffer)
-        return self._pack(self.fd, addr=address, len=length, op_flags=self.msg_flags), pin
+    def _encode(self: Any) -> tuple[bytes, object]:
+        return encode_lent(self, _SEND, self._buffer, False, 0, self._msg_flags)  # noqa: FBT003 - hot
 
 
 @operation
@@ -171,9 +173,8 @@ class Recv(Operation):
     buffer: "Buffer" = lent()
     msg_flags: int = 0
 
-    def _encode(self) -> tuple[bytes, object]:
-        pin, address, length = _memory.writable(self.buffer)
-        return self._pack(self.fd, addr=address, len=length, op_flags=self.msg_flags), pin
+    def _encode(self: Any) -> tuple[bytes, object]:
+        return encode_lent(self, _RECV, self._buffer, True, 0, self._msg_flags)  # noqa: FBT003 - hot
 
 
 @operation
