@@ -191,11 +191,16 @@ class CompletionSide(Core):
     def _take_recent(self) -> Completions | None:
         """Copy out what was submitted last, if it is all that is in flight and has all ended."""
         had, in_flight = self._had, self._in_flight
-        recent = in_flight.recent
-        if recent is None or self._kept is not EMPTY or self._handovers:
+        recent, single = in_flight.recent, in_flight.single
+        if recent is not None:
+            numbers, records = recent
+        elif single is not None:
+            numbers, records = [single[0]], [single]
+        else:
+            return None
+        if self._kept is not EMPTY or self._handovers:
             return None
         result = _uring_take(self._shim, had, self._cq_limit)
-        numbers, records = recent
         count = result & UINT32_MAX
         if result & _NOT_PLAIN or count != len(numbers):
             return None
@@ -204,14 +209,15 @@ class CompletionSide(Core):
         if memoryview(raw).cast("Q")[:: size // 8].tolist() != numbers:
             return None
         taken = Completions(raw, [record[2] for record in records], cqe_size=size)
-        # No call and nothing made from this look to the second store.
+        # No call and nothing made from this look to the last store.
         if (
             self._had == had
             and self._kept is EMPTY
             and in_flight.recent is recent
+            and in_flight.single is single
             and not self._handovers
         ):
-            in_flight.recent = None
+            in_flight.recent = in_flight.single = None
             self._had = had + count
             return taken
         return None

@@ -131,6 +131,9 @@ def iovecs(buffers: "Iterable[Buffer]", *, write: bool) -> tuple[object, int, in
         parts = [(writable if write else readable)(buffer)[0] for buffer in buffers]
     if len(parts) > IOV_MAX:
         raise ValueError(f"one operation takes at most {IOV_MAX} buffers, not {len(parts)}")
+    for part in parts:
+        if len(part) > UINT32_MAX:
+            raise _too_long(len(part))
     array = b"".join([_iovec(address_of(part), len(part)) for part in parts])
     pin = lend(BYTES, array)
     return (pin, parts), address_of(pin), len(parts)

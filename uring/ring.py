@@ -66,7 +66,6 @@ if TYPE_CHECKING:
 
 NO_SETUP_FLAGS: Final = SetupFlags(0)
 _uring_submit_one: Final = lib.uring_submit_one
-_ONE_TAKEN_ONE_READY: Final = 1 << 32 | 1
 _WAIT_SLICE_NS: Final = 50_000_000  # how often a closing ring cancels what is still there, again
 
 
@@ -254,11 +253,13 @@ class Ring(RunSide):
                 except BaseException:
                     self._abort_handover()
                     raise
-                if result == _ONE_TAKEN_ONE_READY and pending[0] == start:
+                if result & UINT32_MAX == 1 and pending[0] == start:
                     # No call and nothing made between the look and the end.
                     del pending[1]
                     pending[0] = after
                     self._handovers -= 1
+                    if result == 1:  # taken, and not ready
+                        self._wait(1, -1)
                     return 1
                 submitted = self._hand_over(start, ([record[0]], [record]), result)
                 if submitted >> 32 < 1:
