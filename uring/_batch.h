@@ -13,13 +13,14 @@
 #define RUN_SLICE_NS 10000000 /* 10 ms: a Ctrl-C feels immediate, a look around costs 1 us */
 
 struct uring_run {
-    struct uring_run *next;
-    const char *sqes;          /* `count` of them */
-    char *cqes;                /* room for the CQE of each, zeroed */
-    uint64_t first_number;     /* SQE i carries first_number + i as user_data, */
-    const uint64_t *numbers;   /* or numbers[i], when this is not NULL; */
-    const uint64_t *by_number; /* and then these are the pairs (number, i) by number */
+    const char *sqes;          /* `count` of them; this and the next four are Python's to fill in */
+    char *cqes;                /* room for the CQE of each */
+    const uint64_t *numbers;   /* SQE i carries numbers[i] as user_data, or first_number + i when */
+    const uint64_t *by_number; /* this is NULL; these are the pairs (number, i) by number */
     uint32_t count;
+
+    struct uring_run *next;
+    uint64_t first_number;
     uint32_t placed; /* how many are in the SQ or beyond; written by the thread that runs */
     uint32_t ended;  /* how many terminal CQEs have come; guarded, as all below, by cq_lock */
     uint32_t is_listed;
@@ -61,7 +62,7 @@ static int run_takes(struct uring *ring, const char *cqe)
         if (index == UINT32_MAX)
             continue;
         if (!(flags & CQE_NOTIF))
-            memcpy(run->cqes + (size_t)index * ring->cqe_size, cqe, ring->cqe_size);
+            cqe_copy(run->cqes + (size_t)index * ring->cqe_size, cqe, ring->cqe_size);
         if (!(flags & CQE_MORE))
             run->ended++;
         return 1;
@@ -188,20 +189,18 @@ static int run_loop(struct uring *ring, struct uring_run *run, int is_new)
 }
 
 /*
- * Begins a run, and says what it is of: see struct uring_run. Then as uring_run(). Its memory, and
- * `run` itself, must stay until this, uring_run() or uring_run_release() has returned 0. What is
- * sealed takes no new run: its closer has counted.
+ * Begins a run, and then as uring_run(). Its memory, and `run` itself, must stay until this,
+ * uring_run() or uring_run_release() has returned 0. What is sealed takes no new run: its closer
+ * has counted.
  */
-static int uring_run_begin(struct uring *ring, struct uring_run *run, const char *sqes, char *cqes,
-                           uint32_t count, uint64_t first_number, const uint64_t *numbers,
-                           const uint64_t *by_number)
+static int uring_run_begin(struct uring *ring, struct uring_run *run, uint64_t first_number)
 {
     int ret = uring_join(ring);
     if (ret < 0)
         return ret;
-    *run = (struct uring_run){.sqes = sqes, .cqes = cqes, .count = count, .numbers = numbers,
-                              .first_number = first_number, .by_number = by_number};
-    memset(cqes, 0, (size_t)count * ring->cqe_size);
+    run->first_number = first_number;
+    run->placed = run->ended = run->is_stopping = 0;
+    memset(run->cqes, 0, (size_t)run->count * ring->cqe_size);
     pthread_mutex_lock(&ring->cq_lock);
     if (load_relaxed(&ring->sealed)) {
         ret = -ESHUTDOWN;

@@ -23,7 +23,10 @@ struct uring_counters {
 };
 
 struct uring_run {
-    uint32_t placed, ended;
+    const char *sqes;
+    char *cqes;
+    const uint64_t *numbers, *by_number;
+    uint32_t count, placed, ended;
     ...;
 };
 
@@ -56,9 +59,7 @@ int64_t uring_ready(struct uring *ring, uint64_t start);
 int uring_register(struct uring *ring, uint32_t opcode, void *arg, uint32_t nr_args);
 int uring_counters(struct uring *ring, struct uring_counters *out);
 
-int uring_run_begin(struct uring *ring, struct uring_run *run, const char *sqes, char *cqes,
-                    uint32_t count, uint64_t first_number, const uint64_t *numbers,
-                    const uint64_t *by_number);
+int uring_run_begin(struct uring *ring, struct uring_run *run, uint64_t first_number);
 int uring_run(struct uring *ring, struct uring_run *run);
 int uring_run_wait(struct uring *ring, struct uring_run *run, int64_t deadline_ns);
 void uring_run_stop(struct uring_run *run);

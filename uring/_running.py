@@ -35,37 +35,27 @@ if TYPE_CHECKING:
 CANCEL_SECONDS: Final = 30.0
 """How long a run that is left early waits for what it has cancelled; as long as close() does."""
 
-_NO_NUMBERS: Final = (ffi.NULL, ffi.NULL)
+_NO_BATCH: Final = Batch(())
 _uring_run_begin: Final = lib.uring_run_begin
 _CANCEL_SLICE_NS: Final = 50_000_000  # then what is still there is cancelled again
-
-
-Room = tuple[int, "CData", memoryview, "CData"]
-"""(the size of a CQE, where they land, the same as Python reads it, the shim's struct)"""
-
-
-def _room(count: int, cqe_size: int) -> Room:
-    cqes = ffi.new("char[]", count * cqe_size)
-    return cqe_size, cqes, memoryview(ffi.buffer(cqes)), ffi.new("struct uring_run *")
 
 
 class Run:
     """One pass over a batch: its memory, and what of it the kernel has."""
 
     __slots__ = (
-        "_cqe_size",
-        "_cqes",
-        "_landed",
-        "_numbers",
         "_opened",
-        "_pins",
-        "_room",
-        "_sqes",
-        "_subjects",
         "batch",
+        "cqe_size",
+        "cqes",
         "first",
         "is_orphan",
+        "landed",
+        "numbers",
+        "pins",
         "shim",
+        "sqes",
+        "subjects",
     )
 
     def __init__(self, batch: Batch, cqe_size: int) -> None:
@@ -73,46 +63,27 @@ class Run:
         self.first = 0
         """The first of its numbers; also what the ring knows it by."""
         self.is_orphan = False
-        self._sqes, self._subjects, self._pins = batch._columns()
-        self._cqe_size = cqe_size
-        self._numbers: tuple[CData, CData] = _NO_NUMBERS
+        self.sqes, self.subjects, self.pins = batch._columns()
+        self.cqe_size = cqe_size
+        self.cqes = ffi.new("char[]", batch._count * cqe_size)
+        self.landed = memoryview(ffi.buffer(self.cqes))
+        self.numbers: tuple[CData, CData] | None = None
+        self.shim = ffi.new("struct uring_run *")
+        self.shim.sqes, self.shim.cqes = self.sqes, self.cqes
+        self.shim.count = batch._count
         self._opened: list[int | None] | None = None
-        rooms = batch._rooms
-        try:
-            self._room = rooms.pop()
-        except IndexError:
-            self._room = _room(0, 0)
-        if self._room[0] != cqe_size:
-            self._room = _room(len(batch), cqe_size)
-        _, self._cqes, self._landed, self.shim = self._room
 
-    def give_back(self) -> None:
-        """Leave the memory of a run that has ended to the next one; to one, or to two at once."""
-        rooms = self.batch._rooms
-        if len(rooms) < 2:
-            rooms.append(self._room)
-
-    def _number(self) -> None:
+    def number(self) -> None:
         """Give each operation its number; the shim finds it again in the pairs, by bisection."""
-        count = len(self.batch)
+        count = self.batch._count
         numbers = array("Q", range(self.first, self.first + count))
         for number, index in self.batch._chosen.items():
             numbers[index] = number
         pairs = array("Q")
         for pair in sorted(zip(numbers, range(count), strict=True)):
             pairs.extend(pair)
-        self._numbers = _memory.uint64s(numbers), _memory.uint64s(pairs)
-
-    def begin(self, ring: "CData") -> int:
-        """Begin, with the numbers that are now certain: as uring_run() returns."""
-        batch = self.batch
-        if batch._chosen:
-            self._number()
-        numbers, by_number = self._numbers
-        count = len(batch._ops)
-        return _uring_run_begin(
-            ring, self.shim, self._sqes, self._cqes, count, self.first, numbers, by_number
-        )
+        self.numbers = _memory.uint64s(numbers), _memory.uint64s(pairs)
+        self.shim.numbers, self.shim.by_number = self.numbers
 
     @property
     def in_flight(self) -> int:
@@ -121,19 +92,19 @@ class Run:
 
     def has(self, number: int) -> bool:
         """Whether one of its operations has this user_data."""
-        return number in self.batch._chosen or 0 <= number - self.first < len(self.batch)
+        return number in self.batch._chosen or 0 <= number - self.first < self.batch._count
 
     def completions(self) -> Completions:
         """The results, in the order of the operations."""
-        return Completions(bytes(self._landed), self._subjects, cqe_size=self._cqe_size)
+        return Completions(bytes(self.landed), self.subjects, self.cqe_size)
 
     def unended(self) -> list[int]:
         """The numbers of what was placed and has posted nothing yet."""
         posted = self.completions().user_data.tolist()
         placed = range(int(self.shim.placed))
-        if self._numbers[0] == ffi.NULL:
+        if self.numbers is None:
             return [self.first + i for i in placed if posted[i] == 0]
-        given = self._numbers[0]
+        given = self.numbers[0]
         return [given[i] for i in placed if posted[i] != given[i] or given[i] == 0]
 
     def close_descriptors(self) -> None:
@@ -187,7 +158,7 @@ class RunSide(SubmissionSide, CompletionSide):
         if self._is_disabled:
             self._fail("io_uring_enter", -errno.EBADFD)
         batch = operations if isinstance(operations, Batch) else Batch(operations)
-        if not batch._ops:
+        if not batch._count:
             return EMPTY
         if batch._longest_chain > self._params.sq_entries:
             raise ValueError(
@@ -199,20 +170,27 @@ class RunSide(SubmissionSide, CompletionSide):
         return self._run(batch, end_ns)
 
     def _run(self, batch: Batch, end_ns: int) -> Completions:
-        in_flight = self._in_flight
-        count = len(batch._ops)
-        run = Run(batch, self._cqe_size)
-        run.first = self._next_number  # no call between this and the store: as _draw()
-        self._next_number = run.first + count
+        in_flight, size = self._in_flight, self._cqe_size
         try:
-            if not batch._chosen:
-                in_flight.runs[run.first] = run  # before the look: who chooses looks the other way
-            if batch._chosen or in_flight.has_high:
+            run: Run = batch._runs.pop()
+        except IndexError:
+            run = Run(batch, size)
+        if run.cqe_size != size:  # left by another shape of ring
+            run = Run(batch, size)
+        run.batch = batch
+        run.first = first = self._next_number  # no call between this and the store: as _draw()
+        self._next_number = first + batch._count
+        try:
+            if batch._chosen:
                 self._claim(run)
-            result = run.begin(self._shim)
+            else:
+                in_flight.runs[first] = run  # before the look: who chooses looks the other way
+                if in_flight.has_high:
+                    self._claim(run)
+            result = _uring_run_begin(self._shim, run.shim, run.first)
             if result != 0:
                 self._drive(run, result, end_ns)
-            completions = run.completions()
+            completions = Completions(bytes(run.landed), run.subjects, size)
             if batch._chosen:
                 self._drop(run)
             else:
@@ -221,14 +199,19 @@ class RunSide(SubmissionSide, CompletionSide):
             run.is_orphan = True
             self._cut_short(run)
             raise
-        run.give_back()
+        if not batch._fresh and len(batch._runs) < 2:  # for the next one; without a cycle
+            run.batch = _NO_BATCH
+            run.pins = None
+            batch._runs.append(run)
         return completions
 
     def _claim(self, run: Run) -> None:
         with self._lock:
             while not self._claim_numbers(run):
                 self._in_flight.runs.pop(run.first, None)
-                run.first = self._draw(len(run.batch))
+                run.first = self._draw(run.batch._count)
+        if run.batch._chosen:
+            run.number()
 
     def _claim_numbers(self, run: Run) -> bool:
         """
@@ -250,7 +233,7 @@ class RunSide(SubmissionSide, CompletionSide):
         pending = self._records()
         in_flight.check_claims({**chosen}, pending)
         used = [*in_flight.numbers(), *(record[0] for record in pending)]
-        drawn = range(run.first, run.first + len(run.batch))
+        drawn = range(run.first, run.first + run.batch._count)
         if in_flight.claims_made != mine:  # another has made claims meanwhile: look at those, too
             return self._claim_numbers(run)
         return not any(number in drawn for number in used)
@@ -266,7 +249,7 @@ class RunSide(SubmissionSide, CompletionSide):
             elif is_late or 0 <= end_ns <= time.monotonic_ns():
                 raise TimeoutError(
                     errno.ETIMEDOUT,
-                    f"the time was over when {run.shim.ended} of {len(run.batch)} operations had"
+                    f"the time was over when {run.shim.ended} of {run.batch._count} operations had"
                     " ended; the others were cancelled",
                 )
             elif result == -errno.EAGAIN:
@@ -311,11 +294,11 @@ class RunSide(SubmissionSide, CompletionSide):
         """Cancel operations by their numbers, in a run of its own; what came of it, they say."""
         batch = Batch([AsyncCancel(number) for number in numbers])
         run = Run(batch, self._cqe_size)
-        run.first = self._draw(len(batch))
+        run.first = self._draw(batch._count)
         run.is_orphan = True  # from the start: nobody waits for more than a moment
         self._in_flight.runs[run.first] = run
         try:
-            result = run.begin(self._shim)
+            result = _uring_run_begin(self._shim, run.shim, run.first)
             with contextlib.suppress(TimeoutError, UringError):  # the run to be cancelled tells
                 self._drive(run, result, time.monotonic_ns() + _CANCEL_SLICE_NS)
         finally:

@@ -155,11 +155,10 @@ class Completions(Sequence[CQE]):
         self,
         raw: bytes = b"",
         subjects: Sequence[Queueable | Answer | None] = (),
-        *,
         cqe_size: int = CQE_SIZE,
     ) -> None:
-        self._count, rest = divmod(len(raw), cqe_size)
-        if rest:
+        self._count = count = len(raw) // cqe_size
+        if count * cqe_size != len(raw):
             raise ValueError(f"raw must hold whole CQEs of {cqe_size} bytes, not {len(raw)} bytes")
         self._raw = raw
         self._subjects = subjects
