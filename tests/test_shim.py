@@ -70,7 +70,7 @@ def test_exited_ring_refuses_everybody(ring: uring.Ring) -> None:
         lib.uring_take(shim, 0, 1),
         lib.uring_peek(shim, 0, 1, room),
         lib.uring_ready(shim, 0),
-        lib.uring_run_begin(shim, run, room, room, 0, 0, ffi.NULL, ffi.NULL),
+        lib.uring_run_begin(shim, run, 0),
         lib.uring_run(shim, run),
         lib.uring_run_wait(shim, run, -1),
         lib.uring_run_release(shim, run),

@@ -40,6 +40,11 @@ def _high(chosen: int | None) -> list[int]:
     return [] if chosen is None or chosen < FIRST_DRAWN else [chosen]
 
 
+def needs_claims(op: Queueable, record: Record) -> bool:
+    """Whether numbers must be claimed for it: it skips its CQE, or makes a descriptor."""
+    return bool(record[1][1] & _SKIP) or (op._makes_descriptor and record[0] < FIRST_DRAWN)
+
+
 class SubmissionSide(Core):
     """Queueing and submitting."""
 
@@ -118,12 +123,7 @@ class SubmissionSide(Core):
             self._make_room(1)
         # With a number of its own choice a maker of descriptors must not share it with others, and
         # a number of the ring's kind that was chosen must not be one that a run has drawn.
-        if (
-            self._in_flight.claims
-            or record[1][1] & _SKIP
-            or (op._makes_descriptor and record[0] < FIRST_DRAWN)
-            or high
-        ):
+        if self._in_flight.claims or high or needs_claims(op, record):
             with self._lock:
                 self._claim_and_append([record], high)
         else:  # no call between the look at the claims and this
@@ -151,6 +151,7 @@ class SubmissionSide(Core):
         ops = [*ops]
         records = [self._record(op, None) for op in ops]
         high = [number for op in ops for number in _high(op.user_data)]
+        needs_care = bool(high) or any(map(needs_claims, ops, records))
         with self._lock:
             if len(records) > self._params.sq_entries:
                 raise SubmissionQueueFull(
@@ -159,7 +160,10 @@ class SubmissionSide(Core):
                 )
             if len(self._pending) - 1 + len(records) > self._room:
                 self._make_room(len(records))
-            self._claim_and_append(records, high)
+            if needs_care or self._in_flight.claims:
+                self._claim_and_append(records, high)
+            else:  # no call between the look at the claims and this
+                self._pending.extend(records)
         self._check_open()
         return [record[0] for record in records]
 

@@ -163,6 +163,7 @@ class Queueable:
     flags: SQEFlags
     user_data: int | None
     _flags: SQEFlags
+    """The same, where `_prepared` is not False: see _values."""
     _prepared: tuple[bytes, object] | Literal[False] | None
     """
     What `_encode` gives, once it is known that it would be the same each time: see `_remember`.
