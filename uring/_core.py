@@ -47,6 +47,8 @@ class Core:
         The native id of the one thread that may use it, or None. Not the ident, which Python gives
         to the next thread when this one has ended.
         """
+        self._own_thread = threading.local()
+        """Has the attribute `is_here` in the owner, and in no other thread."""
         self._is_disabled = bool(params.flags & SetupFlags.R_DISABLED)
         if not self._is_disabled:
             self._own()
@@ -55,6 +57,7 @@ class Core:
         if self._params.flags & SetupFlags.SINGLE_ISSUER:
             self._is_guarded = True
             self._owner = threading.get_native_id()
+            self._own_thread.is_here = True
 
     def _refuse(self, why: str) -> None:
         self._is_guarded = True
@@ -68,7 +71,10 @@ class Core:
         if self._refusal is not None:
             raise RingClosedError(self._refusal)
         if self._owner is not None:
-            self._check_owner(self._owner)
+            try:  # asking for the native id is a system call
+                self._own_thread.is_here  # noqa: B018 - the look is the check
+            except AttributeError:
+                self._check_owner(self._owner)
 
     def _check_owner(self, owner: int) -> None:
         own = threading.get_native_id()

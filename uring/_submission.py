@@ -107,9 +107,13 @@ class SubmissionSide(Core):
         elif type(user_data) is not int or user_data >> 63:
             return self._queue(op, user_data)
         pending = self._pending
-        if len(pending) > self._room or self._is_guarded or self._in_flight.claims:
+        if len(pending) > self._room:
             return self._queue(op, user_data)
-        # No call between that and this: what is appended is dropped by a close() that comes later.
+        if self._is_guarded:
+            self._check_use()
+        if self._in_flight.claims:
+            return self._queue(op, user_data)
+        # No call from the look at the claims to here.
         pending.append((user_data, prepared[0], op, prepared[1]))
         return user_data
 
