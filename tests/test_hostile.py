@@ -358,3 +358,68 @@ def test_ctrl_c_in_close_at_every_place() -> None:
 def test_ctrl_c_in_setup_at_every_place() -> None:
     """KeyboardInterrupt may leave Ring(): no descriptor and no message stays behind."""
     _run("interrupt", "ctrl_c_in_setup_at_every_place")
+
+
+def test_ctrl_c_at_every_place_of_a_run() -> None:
+    """KeyboardInterrupt may leave a run anywhere: no descriptor, pin or operation stays behind."""
+    _run("running", "ctrl_c_at_every_place_of_a_run")
+
+
+def test_ctrl_c_at_every_place_of_a_run_that_is_cancelled() -> None:
+    """The same for a run whose time is over, also while it cancels what is in flight."""
+    _run("running", "ctrl_c_at_every_place_of_a_run_that_is_cancelled")
+
+
+def test_handler_uses_the_ring_at_every_place_of_a_run() -> None:
+    """A handler may run, queue, submit, copy and look amid a run: each gets its own results."""
+    _run("running", "handler_uses_the_ring_at_every_place_of_a_run")
+
+
+def test_handler_closes_the_ring_at_every_place_of_a_run() -> None:
+    """A handler may close the ring amid a run: that says closed, and nothing stays behind."""
+    _run("running", "handler_closes_the_ring_at_every_place_of_a_run")
+
+
+def test_garbage_is_collected_at_every_place_of_a_run() -> None:
+    """The collector may run anywhere in a run, with the table looked at: nothing in use goes."""
+    _run("running", "garbage_is_collected_at_every_place_of_a_run")
+
+
+def test_ctrl_c_storm_over_runs_leaves_the_ring_whole() -> None:
+    """SIGINT every millisecond or so amid runs that hang: nothing is pinned, open or in flight."""
+    _run("running", "ctrl_c_storm_over_runs_leaves_the_ring_whole")
+
+
+def test_dropped_batches_and_rings_live_as_long_as_their_run() -> None:
+    """What only a run still refers to, the ring and the batch, is there until it has ended."""
+    _run("running", "dropped_batches_and_rings_live_as_long_as_their_run")
+
+
+def test_cancelled_run_does_not_touch_reused_memory() -> None:
+    """After a run has ended with its timeout no worker of the kernel writes to what it was lent."""
+    _run("running", "cancelled_run_does_not_touch_reused_memory")
+
+
+def test_close_races_runs_and_hangs_nobody() -> None:
+    """close() at any moment of three threads' runs: each ends soon, pins and files are free."""
+    _run("running", "close_races_runs_and_hangs_nobody")
+
+
+def test_fork_amid_a_run_leaves_it_to_the_parent() -> None:
+    """The child of a fork amid a run is told and has rings of its own; the parent's run goes on."""
+    _run("running", "fork_amid_a_run_leaves_it_to_the_parent", warnings="default")
+
+
+def test_fork_in_a_handler_of_a_run_leaves_it_to_the_parent() -> None:
+    """A handler that forks amid a run: in the child the run says fork, in the parent it goes on."""
+    _run("running", "fork_in_a_handler_of_a_run_leaves_it_to_the_parent")
+
+
+def test_exit_with_runs_in_daemon_threads() -> None:
+    """The interpreter ends while daemon threads run batches that hang, and others that do not."""
+    _run("running", "exit_with_runs_in_daemon_threads", warnings="default", says="ResourceWarning")
+
+
+def test_threads_that_end_in_a_run_leave_the_ring_usable() -> None:
+    """Runs that were begun by threads that have ended since left nothing that is mistaken later."""
+    _run("running", "threads_that_end_in_a_run_leave_the_ring_usable")

@@ -140,7 +140,7 @@ static int run_unlist(struct uring *ring, struct uring_run *run)
     if (run->is_listed)
         for (struct uring_run **at = &ring->runs; *at != NULL; at = &(*at)->next)
             if (*at == run) {
-                __atomic_store_n(at, run->next, __ATOMIC_RELAXED);
+                __atomic_store_n(at, run->next, __ATOMIC_RELEASE);
                 break;
             }
     run->is_listed = 0;
@@ -200,13 +200,13 @@ static int uring_run_begin(struct uring *ring, struct uring_run *run, uint64_t f
         return ret;
     run->first_number = first_number;
     run->placed = run->ended = run->is_stopping = 0;
-    memset(run->cqes, 0, (size_t)run->count * ring->cqe_size);
+    memset(run->cqes, 0xff, (size_t)run->count * ring->cqe_size); /* flags no CQE has: not posted */
     pthread_mutex_lock(&ring->cq_lock);
     if (load_relaxed(&ring->sealed)) {
         ret = -ESHUTDOWN;
     } else {
         run->next = ring->runs;
-        __atomic_store_n(&ring->runs, run, __ATOMIC_RELAXED);
+        __atomic_store_n(&ring->runs, run, __ATOMIC_RELEASE);
         run->is_listed = 1;
     }
     pthread_mutex_unlock(&ring->cq_lock);
@@ -267,13 +267,20 @@ static void uring_run_stop(struct uring_run *run)
     __atomic_store_n(&run->is_stopping, 1, __ATOMIC_RELAXED);
 }
 
-/* Whether the memory of a run may go: 0, or EAGAIN. On a ring that is gone nobody looks at it. */
+/*
+ * Whether the memory of a run that nobody goes on with may go: 0, or EAGAIN. Takes what has come of
+ * it. On a ring that is gone nobody looks at it.
+ */
 static int uring_run_release(struct uring *ring, struct uring_run *run)
 {
     int ret = uring_join(ring);
     if (ret < 0)
         return ret;
+    uring_run_stop(run);
+    if (cq_needs_enter(ring, 0))
+        (void)enter(ring, 0, 0, ENTER_GETEVENTS, NULL, 0); /* the next one asks again */
     pthread_mutex_lock(&ring->cq_lock);
+    cq_take(ring, 0);
     ret = run_unlist(ring, run);
     pthread_mutex_unlock(&ring->cq_lock);
     uring_part(ring);

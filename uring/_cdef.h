@@ -27,6 +27,7 @@ struct uring_run {
     char *cqes;
     const uint64_t *numbers, *by_number;
     uint32_t count, placed, ended;
+    uint64_t first_number;
     ...;
 };
 

@@ -6,6 +6,7 @@ first, as 64-bit numbers: what the C code checks is then what it uses, whatever 
 original meanwhile.
 """
 
+import sys
 from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -17,6 +18,7 @@ from uring.sqe import UINT32_MAX, file_field
 if TYPE_CHECKING:
     from uring._uring import CData
 
+_NATIVE: Final = "@=<" if sys.byteorder == "little" else "@=>!"
 _SIGNED: Final = frozenset("bhilqn")
 _UNSIGNED: Final = frozenset("BHILQN")
 _PARTS_MAX: Final = UINT32_MAX // 64
@@ -40,9 +42,10 @@ def integers(values: Any, name: str) -> "CData":
         try:
             values = array("q", values)
         except (TypeError, OverflowError) as error:
-            raise type(error)(f"{name} must be integers of 64 bits: {error}") from None
+            refusal = ValueError if isinstance(error, OverflowError) else TypeError
+            raise refusal(f"{name} must be integers of 64 bits: {error}") from None
     view = memoryview(values)
-    kind = view.format[1:] if view.format[0] in "@=" else view.format
+    kind = view.format[1:] if view.format[0] in _NATIVE else view.format
     if kind not in _SIGNED | _UNSIGNED:
         raise TypeError(
             f"{name} must be a buffer of integers in the machine's byte order, not of format"
@@ -62,6 +65,10 @@ def _files(fds: Any, count: int) -> "tuple[CData, CData]":
     if _memory.is_buffer(fds):
         numbers, flags = integers(fds, "fd"), ffi.NULL
     elif isinstance(fds, Sequence) and not isinstance(fds, str):
+        if {*map(type, fds)} == {int}:
+            numbers, flags = integers(fds, "fd"), ffi.NULL
+            _check_count("fd", len(numbers), count)
+            return numbers, flags
         fields = [file_field(fd) for fd in fds]
         numbers = integers([number for number, _ in fields], "fd")
         flags, _ = _memory.pinned(bytes([flag for _, flag in fields]), write=False)
@@ -74,25 +81,31 @@ def _files(fds: Any, count: int) -> "tuple[CData, CData]":
     return numbers, flags
 
 
+def one_or_many(buffer: Any) -> Any:
+    """The buffer, or a tuple of buffers that nobody can change any more."""
+    if _memory.is_buffer(buffer):
+        return buffer
+    if isinstance(buffer, str) or not isinstance(buffer, Sequence):
+        raise TypeError(
+            f"buffer must be a buffer or a sequence of buffers, not {type(buffer).__name__}"
+        )
+    return tuple(buffer)
+
+
 def _check_count(name: str, found: int, count: int) -> None:
     if found != count:
         raise ValueError(f"{name} has {found} items, and offsets {count}: there must be as many")
 
 
 def _set_buffers(parts: "CData", buffer: Any, count: int, *, write: bool) -> tuple[Lent, object]:
-    if _memory.is_buffer(buffer):
+    if not isinstance(buffer, tuple):
         pin, size = _memory.pinned(buffer, write=write)
         parts.buffer, parts.size = pin, size
         return Lent(pin, _memory.address_of(pin)), None
-    if isinstance(buffer, str) or not isinstance(buffer, Sequence):
-        raise TypeError(
-            f"buffer must be a buffer or a sequence of buffers, not {type(buffer).__name__}"
-        )
     _check_count("buffer", len(buffer), count)
-    pinned = [_memory.pinned(each, write=write) for each in buffer]
-    pins = [pin for pin, _ in pinned]
+    pins = _memory.all_pinned(buffer, write=write)
     pointers = ffi.new("char *[]", pins)
-    sizes = integers([size for _, size in pinned], "buffer")
+    sizes = integers(list(map(len, pins)), "buffer")
     parts.buffers, parts.sizes = pointers, sizes
     return Lent(pins, None), (pointers, sizes)
 
@@ -125,8 +138,8 @@ def encode_parts(
     """
     Encode one SQE for each offset: (the SQEs, the pins of the buffers).
 
-    `pattern` is what all begin as; with `fds` None its file is that of all. `write` says that the
-    kernel writes into the buffers.
+    `pattern` is what all begin as; with `fds` None its file is that of all. `buffer` is what
+    `one_or_many` gave, and `write` says that the kernel writes into it.
     """
     offset_column = integers(offsets, "offsets")
     count = len(offset_column)

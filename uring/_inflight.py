@@ -79,6 +79,9 @@ class Run(Protocol):
     def has(self, number: int) -> bool:
         """Whether one of its operations has this user_data."""
 
+    def overlaps(self, numbers: range) -> bool:
+        """Whether any of its operations has one of these."""
+
 
 class _Shared:
     """Operations in flight under one user_data."""
@@ -388,6 +391,13 @@ class InFlight:
         if found:
             for number, kind in self._kinds({*found}, pending):
                 self.check_claim(number, found[number], kind)
+
+    def is_claimed(self, numbers: range) -> bool:
+        """Whether any of these is claimed, or has been drawn or chosen by a run."""
+        runs = list(self.runs.values())
+        if any([number in numbers for number in list(self.claims)]):  # noqa: C419 - see ring.py
+            return True
+        return bool([run for run in runs if run.overlaps(numbers)])
 
     def check_runs(self, numbers: Iterable[int], *, besides: Run | None = None) -> None:
         """

@@ -11,7 +11,8 @@ import math
 import os
 import socket
 import struct
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from uring._ffi import ffi, lib
@@ -26,6 +27,7 @@ PathLike = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 Address = tuple[str, int] | tuple[str, int, int, int] | str | bytes
 """A socket address as the socket module has it: AF_INET, AF_INET6, AF_UNIX."""
 
+_PATH_CODEC: Final = (sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
 _iovec: Final = struct.Struct("NN").pack
 """struct iovec: a pointer and a size_t."""
 
@@ -70,6 +72,14 @@ def pinned(buffer: "Buffer", *, write: bool) -> "tuple[CData, int]":
     except (TypeError, ValueError, BufferError) as error:
         raise _refusal(buffer, writable=write) from error
     return pin, len(pin)
+
+
+def all_pinned(buffers: "Sequence[Buffer]", *, write: bool) -> "list[CData]":
+    """Pin many buffers."""
+    try:
+        return [lend(BYTES, buffer, write) for buffer in buffers]
+    except (TypeError, ValueError, BufferError):
+        return [pinned(buffer, write=write)[0] for buffer in buffers]
 
 
 def uint64s(numbers: "Buffer") -> "CData":
@@ -125,10 +135,7 @@ def iovecs(buffers: "Iterable[Buffer]", *, write: bool) -> tuple[object, int, in
         isinstance(buffers, str) or not isinstance(buffers, Iterable) or is_buffer(buffers)
     ):
         raise TypeError(f"buffers must be a sequence of buffers, not one {type(buffers).__name__}")
-    try:
-        parts = [lend(BYTES, buffer, write) for buffer in buffers]
-    except (TypeError, ValueError, BufferError):
-        parts = [(writable if write else readable)(buffer)[0] for buffer in buffers]
+    parts = all_pinned(tuple(buffers), write=write)
     if len(parts) > IOV_MAX:
         raise ValueError(f"one operation takes at most {IOV_MAX} buffers, not {len(parts)}")
     for part in parts:
@@ -141,11 +148,11 @@ def iovecs(buffers: "Iterable[Buffer]", *, write: bool) -> tuple[object, int, in
 
 def path(name: PathLike) -> "tuple[CData, int]":
     """Pin a path as a C string: (pin, address)."""
-    encoded = os.fsencode(name)
+    encoded = name.encode(*_PATH_CODEC) if type(name) is str else os.fsencode(name)
     if b"\0" in encoded:
         raise ValueError(f"the path {name!r} has a null byte in it")
-    pin, address, _ = readable(encoded + b"\0")
-    return pin, address
+    pin = lend(BYTES, encoded + b"\0")
+    return pin, address_of(pin)
 
 
 def timespec(seconds: float) -> "tuple[CData, int]":

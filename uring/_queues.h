@@ -105,6 +105,19 @@ static int64_t sq_enter(const struct uring *ring, uint32_t placed)
     }
 }
 
+/*
+ * How many CQEs are there for Python, at least; without the lock. The tail first: a run that is not
+ * on the list after that has none below it but what was taken, which is looked at last.
+ */
+static uint32_t cq_glance(const struct uring *ring)
+{
+    uint32_t tail = load_acquire(ring->cq_tail);
+    if (__atomic_load_n(&ring->runs, __ATOMIC_ACQUIRE) != NULL)
+        return 0;
+    int32_t ready = (int32_t)(tail - load_acquire(&ring->cq_taken));
+    return ready > 0 ? (uint32_t)ready : 0;
+}
+
 static int64_t submit(struct uring *ring, uint32_t start, const char *sqes,
                       const uint64_t *user_data, uint32_t count, uint32_t sealed)
 {
@@ -114,8 +127,8 @@ static int64_t submit(struct uring *ring, uint32_t start, const char *sqes,
     ret = sq_place(ring, start, sqes, user_data, count, sealed);
     if (ret == 0)
         ret = sq_enter(ring, count);
-    if (ret >= 0 && __atomic_load_n(&ring->runs, __ATOMIC_RELAXED) == NULL) /* or they are theirs */
-        ret |= (int64_t)(load_relaxed(ring->cq_tail) - load_relaxed(&ring->cq_taken)) << 32;
+    if (ret >= 0)
+        ret |= (int64_t)cq_glance(ring) << 32;
     uring_part(ring);
     return ret;
 }
@@ -245,7 +258,7 @@ static void cq_take(struct uring *ring, uint32_t max_nr)
         ring->inbox_count += count;
         taken += count;
     }
-    __atomic_store_n(&ring->cq_taken, taken, __ATOMIC_RELAXED); /* uring_submit() looks at it */
+    store_release(&ring->cq_taken, taken); /* cq_glance() looks at it */
     cq_publish(ring);
 }
 
@@ -340,6 +353,11 @@ static int wait_cqes(struct uring *ring, uint64_t start, uint32_t wait_nr, int64
     if (wait_nr > ring->cq_entries)
         wait_nr = ring->cq_entries;
     pthread_mutex_lock(&ring->cq_lock);
+    if ((int64_t)(start - ring->inbox_start) < 0) { /* somebody has taken what this one waits for */
+        pthread_mutex_unlock(&ring->cq_lock);
+        uring_part(ring);
+        return -EAGAIN;
+    }
     ready = cq_ready(ring, start);
     if (ready < wait_nr)
         count = wait_begin(ring, wait_nr - ring->inbox_count);
@@ -387,6 +405,26 @@ static uint32_t all_flags(const struct uring *ring, const char *cqes, uint32_t c
 }
 
 /*
+ * Enters the kernel so that it posts what it holds back. When the CQ is full of CQEs that we have
+ * taken, and the head stands still for waiters, nothing could be posted: a full CQ has woken all of
+ * them, so this waits until they have left. cq_lock is held, but for that.
+ */
+static int cq_flush(struct uring *ring)
+{
+    int ret;
+    while (ring->waiters > 0 &&
+           load_relaxed(ring->cq_tail) - load_relaxed(ring->cq_head) == ring->cq_entries) {
+        pthread_mutex_unlock(&ring->cq_lock);
+        sched_yield();
+        pthread_mutex_lock(&ring->cq_lock);
+    }
+    pthread_mutex_unlock(&ring->cq_lock);
+    ret = enter(ring, 0, 0, ENTER_GETEVENTS, NULL, 0);
+    pthread_mutex_lock(&ring->cq_lock);
+    return ret;
+}
+
+/*
  * Acknowledges everything before `start`, and has the next CQEs, up to `max_nr`, stand at the
  * beginning of the inbox. Low half: how many they are. High half: the flags of all of them, or-ed.
  * The inbox changes only when a later `start` is given: what is not acknowledged is given again.
@@ -402,9 +440,7 @@ static int64_t uring_take(struct uring *ring, uint64_t start, uint32_t max_nr)
     is_full = load_relaxed(ring->cq_tail) - ring->cq_taken == ring->cq_entries;
     inbox_fill(ring, max_nr);
     if (ring->inbox_count < max_nr && !is_full && cq_needs_enter(ring, ring->inbox_count)) {
-        pthread_mutex_unlock(&ring->cq_lock);
-        ret = enter(ring, 0, 0, ENTER_GETEVENTS, NULL, 0);
-        pthread_mutex_lock(&ring->cq_lock);
+        ret = cq_flush(ring);
         inbox_fill(ring, max_nr);
     }
     count = ring->inbox_start != start ? 0 : ring->inbox_count < max_nr ? ring->inbox_count : max_nr;
@@ -428,9 +464,7 @@ static int64_t uring_peek(struct uring *ring, uint64_t start, uint32_t max_nr, c
     pthread_mutex_lock(&ring->cq_lock);
     ready = cq_ready(ring, start);
     if (ready < max_nr && ready < ring->cq_entries && cq_needs_enter(ring, ready)) {
-        pthread_mutex_unlock(&ring->cq_lock);
-        ret = enter(ring, 0, 0, ENTER_GETEVENTS, NULL, 0);
-        pthread_mutex_lock(&ring->cq_lock);
+        ret = cq_flush(ring);
         ready = cq_ready(ring, start);
     }
     count = ring->inbox_start != start ? 0 : ready < max_nr ? ready : max_nr;

@@ -22,12 +22,16 @@ from typing import TYPE_CHECKING, Final
 from uring import _memory
 from uring._completion import CompletionSide, deadline_ns
 from uring._ffi import ffi, lib
+from uring._inflight import FIRST_DRAWN
+from uring._setup import RingParams
 from uring._submission import SubmissionSide
 from uring.batch import Batch
 from uring.completions import EMPTY, Completions, close_all, uncollected_descriptors
 from uring.errors import UringError
+from uring.flags import RegisterOpcode, SQEFlags
 from uring.operations import AsyncCancel
-from uring.sqe import Queueable
+from uring.registry.cancel import CANCEL_ANSWERS, sync_cancel
+from uring.sqe import SQE_SIZE, UINT32_MAX, Queueable
 
 if TYPE_CHECKING:
     from uring._uring import CData
@@ -35,6 +39,8 @@ if TYPE_CHECKING:
 CANCEL_SECONDS: Final = 30.0
 """How long a run that is left early waits for what it has cancelled; as long as close() does."""
 
+_NOT_POSTED: Final = UINT32_MAX  # instead of flags, where no CQE has landed yet
+_DRAIN: Final = int(SQEFlags.IO_DRAIN)
 _NO_BATCH: Final = Batch(())
 _uring_run_begin: Final = lib.uring_run_begin
 _CANCEL_SLICE_NS: Final = 50_000_000  # then what is still there is cancelled again
@@ -94,21 +100,41 @@ class Run:
         """Whether one of its operations has this user_data."""
         return number in self.batch._chosen or 0 <= number - self.first < self.batch._count
 
+    def overlaps(self, numbers: range) -> bool:
+        """Whether any of its operations has one of these."""
+        own = range(self.first, self.first + self.batch._count)
+        is_apart = own.stop <= numbers.start or numbers.stop <= own.start
+        return not is_apart or bool([n for n in self.batch._chosen if n in numbers])
+
     def completions(self) -> Completions:
         """The results, in the order of the operations."""
         return Completions(bytes(self.landed), self.subjects, self.cqe_size)
 
     def unended(self) -> list[int]:
-        """The numbers of what was placed and has posted nothing yet."""
-        posted = self.completions().user_data.tolist()
-        placed = range(int(self.shim.placed))
+        """The indices of what was placed and has posted nothing yet."""
+        flags = self.completions().flags.tolist()
+        return [i for i in range(int(self.shim.placed)) if flags[i] == _NOT_POSTED]
+
+    def numbers_of(self, indices: list[int]) -> list[int]:
+        """The user_data of these operations."""
         if self.numbers is None:
-            return [self.first + i for i in placed if posted[i] == 0]
-        given = self.numbers[0]
-        return [given[i] for i in placed if posted[i] != given[i] or given[i] == 0]
+            return [self.first + i for i in indices]
+        return [self.numbers[0][i] for i in indices]
+
+    def is_held_up(self) -> bool:
+        """
+        Whether all that is in flight may stand behind a drain.
+
+        The kernel finds nothing there to be cancelled (io_queue_deferred in io_uring/io_uring.c):
+        it ends when what was submitted before it has, which may be somebody else's.
+        """
+        flags = _memory.bytes_of(self.sqes)[1::SQE_SIZE]
+        return any([flags[i] & _DRAIN for i in self.unended()])  # noqa: C419 - no generator: ring.py
 
     def close_descriptors(self) -> None:
         """Close what its operations have opened, for nobody will get the results; once."""
+        if self.shim.first_number != self.first:  # not begun: these are the results of another pass
+            return
         if self._opened is None:
             opened = [None, *uncollected_descriptors(self.completions())]
             if self._opened is None:  # no call between this and the store
@@ -118,6 +144,10 @@ class Run:
 
 class RunSide(SubmissionSide, CompletionSide):
     """Running batches."""
+
+    def __init__(self, shim: "CData", inbox: "CData", params: RingParams) -> None:
+        super().__init__(shim, inbox, params)
+        self._cancelling: Run | None = None
 
     def run(
         self, operations: Batch | Iterable[Queueable], *, timeout: float | None = None
@@ -190,19 +220,23 @@ class RunSide(SubmissionSide, CompletionSide):
             result = _uring_run_begin(self._shim, run.shim, run.first)
             if result != 0:
                 self._drive(run, result, end_ns)
+            if self._is_guarded:  # closed meanwhile: these are not results, but what close() left
+                self._check_open()
             completions = Completions(bytes(run.landed), run.subjects, size)
             if batch._chosen:
                 self._drop(run)
             else:
-                in_flight.runs.pop(run.first, None)
-        except BaseException:
+                del in_flight.runs[run.first]
+        except BaseException as error:
             run.is_orphan = True
-            self._cut_short(run)
+            self._cut_short(run, error)
             raise
-        if not batch._fresh and len(batch._runs) < 2:  # for the next one; without a cycle
+        # From here on no call, or Ctrl-C could lose the results.
+        if not batch._fresh:  # for the next one; without a cycle
             run.batch = _NO_BATCH
             run.pins = None
-            batch._runs.append(run)
+            runs = batch._runs
+            runs += [run]
         return completions
 
     def _claim(self, run: Run) -> None:
@@ -221,22 +255,25 @@ class RunSide(SubmissionSide, CompletionSide):
         """
         in_flight = self._in_flight
         chosen = dict.fromkeys(run.batch._chosen, run)
-        self._trim()
-        before = in_flight.claims_made
-        for number in chosen:
-            in_flight.check_claim(number, in_flight.claims.get(number))
-        in_flight.check_runs(chosen, besides=run)
-        in_flight.claims_made = mine = before + 1
-        in_flight.is_quiet = in_flight.is_quiet and not chosen
-        in_flight.claims.update(chosen)
-        in_flight.runs[run.first] = run
-        pending = self._records()
-        in_flight.check_claims({**chosen}, pending)
-        used = [*in_flight.numbers(), *(record[0] for record in pending)]
-        drawn = range(run.first, run.first + run.batch._count)
-        if in_flight.claims_made != mine:  # another has made claims meanwhile: look at those, too
-            return self._claim_numbers(run)
-        return not any(number in drawn for number in used)
+        in_flight.has_high = in_flight.has_high or max(chosen, default=0) >= FIRST_DRAWN
+        while True:
+            self._trim()
+            before = in_flight.claims_made
+            for number in chosen:
+                claim = in_flight.claims.get(number)
+                if claim is not run:
+                    in_flight.check_claim(number, claim)
+            in_flight.check_runs(chosen, besides=run)
+            in_flight.claims_made = mine = before + 1
+            in_flight.is_quiet = in_flight.is_quiet and not chosen
+            in_flight.claims.update(chosen)
+            in_flight.runs[run.first] = run
+            pending = [record[0] for record in self._records()]
+            in_flight.check_claims({**chosen}, self._records())
+            used = [*in_flight.numbers(), *pending, *in_flight.claims]
+            drawn = range(run.first, run.first + run.batch._count)
+            if in_flight.claims_made == mine:  # else another has made claims: look at those, too
+                return not [number for number in used if number in drawn]
 
     def _drive(self, run: Run, result: int, end_ns: int) -> None:
         """Go on with a run until it has ended, or the time is over."""
@@ -274,10 +311,11 @@ class RunSide(SubmissionSide, CompletionSide):
 
     # ---- leaving a run before its end ----
 
-    def _cut_short(self, run: Run) -> None:
+    def _cut_short(self, run: Run, error: BaseException) -> None:
         """Cancel what is in flight, and wait for it."""
         lib.uring_run_stop(run.shim)
         deadline = time.monotonic() + CANCEL_SECONDS
+        left: list[int] = []
         while self._refusal is None and time.monotonic() < deadline:
             result = lib.uring_run(self._shim, run.shim)
             if result == -errno.ENOBUFS:
@@ -285,23 +323,46 @@ class RunSide(SubmissionSide, CompletionSide):
                 continue
             if result not in {-errno.EAGAIN, -errno.EINTR}:
                 break
-            self._cancel(run.unended())
+            before, left = left, run.unended()
+            if left == before and run.is_held_up():
+                break
+            self._cancel(run.numbers_of(left))
             slice_ns = time.monotonic_ns() + _CANCEL_SLICE_NS
             lib.uring_run_wait(self._shim, run.shim, slice_ns)
         self._settle(run)
+        if run.in_flight and self._refusal is None:
+            error.add_note(
+                f"{run.in_flight} operations could not be cancelled and are still in flight; their"
+                " memory is kept until they end"
+            )
 
     def _cancel(self, numbers: list[int]) -> None:
-        """Cancel operations by their numbers, in a run of its own; what came of it, they say."""
+        """Ask the kernel to cancel operations; what came of it, their completions say."""
+        for number in numbers:
+            request = sync_cancel(number)
+            result = lib.uring_register(self._shim, RegisterOpcode.REGISTER_SYNC_CANCEL, request, 1)
+            if result < 0 and result not in CANCEL_ANSWERS:
+                self._cancel_by_operations(numbers)
+                return
+
+    def _cancel_by_operations(self, numbers: list[int]) -> None:
+        """
+        The same before 6.0, or where registering is forbidden: in a run of its own.
+
+        Such operations wait behind a drain, so there is one such run at a time.
+        """
+        if self._cancelling is not None and self._cancelling.in_flight:
+            return
         batch = Batch([AsyncCancel(number) for number in numbers])
-        run = Run(batch, self._cqe_size)
+        self._cancelling = run = Run(batch, self._cqe_size)
         run.first = self._draw(batch._count)
-        run.is_orphan = True  # from the start: nobody waits for more than a moment
         self._in_flight.runs[run.first] = run
         try:
             result = _uring_run_begin(self._shim, run.shim, run.first)
             with contextlib.suppress(TimeoutError, UringError):  # the run to be cancelled tells
                 self._drive(run, result, time.monotonic_ns() + _CANCEL_SLICE_NS)
         finally:
+            run.is_orphan = True
             lib.uring_run_stop(run.shim)
             self._settle(run)
 
@@ -314,7 +375,9 @@ class RunSide(SubmissionSide, CompletionSide):
         self._drop(run)
 
     def _settle_runs(self) -> None:
-        """Let all those go."""
+        """Let all those go; and cancel, again, what who left it was cut off from cancelling."""
         for run in list(self._in_flight.runs.values()):
             if isinstance(run, Run) and run.is_orphan:
                 self._settle(run)
+                if run.in_flight and run is not self._cancelling and self._refusal is None:
+                    self._cancel(run.numbers_of(run.unended()))

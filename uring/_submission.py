@@ -99,12 +99,11 @@ class SubmissionSide(Core):
         except (AttributeError, TypeError):
             self._check_operation(op)
             raise
-        if user_data is None:
-            user_data = op.user_data
-        if user_data is None:
-            user_data = self._next_number  # as _draw()
-            self._next_number = user_data + 1
-        elif type(user_data) is not int or user_data >> 63:
+        number = op.user_data if user_data is None else user_data
+        if number is None:
+            number = self._next_number  # as _draw()
+            self._next_number = number + 1
+        elif type(number) is not int or number >> 63:
             return self._queue(op, user_data)
         pending = self._pending
         if len(pending) > self._room:
@@ -114,8 +113,8 @@ class SubmissionSide(Core):
         if self._in_flight.claims:
             return self._queue(op, user_data)
         # No call from the look at the claims to here.
-        pending.append((user_data, prepared[0], op, prepared[1]))
-        return user_data
+        pending.append((number, prepared[0], op, prepared[1]))
+        return number
 
     def _queue(self, op: Queueable, user_data: int | None) -> int:
         if self._is_guarded:
@@ -189,9 +188,12 @@ class SubmissionSide(Core):
 
     def _draw(self, count: int) -> int:
         """The first of `count` numbers in a row that nobody has had."""
-        number = self._next_number  # no call between this and the store
-        self._next_number = number + count
-        return number
+        while True:
+            number = self._next_number  # no call between this and the store
+            self._next_number = number + count
+            in_flight = self._in_flight
+            if not in_flight.has_high or not in_flight.is_claimed(range(number, number + count)):
+                return number
 
     def _subject(self, op: Queueable, pins: object) -> Subject:
         return Answer(op, pins) if pins is not None and op._keeps_memory else op

@@ -221,7 +221,12 @@ class _Many(Batch):
                 "the parts are independent, and a run gives the result of each: flags may not"
                 " have IO_LINK, IO_HARDLINK or CQE_SKIP_SUCCESS"
             )
+        if fd is None:
+            raise TypeError(
+                "fd must be a file, a sequence of files or a buffer of descriptors, not NoneType"
+            )
         one_file = isinstance(fd, int | Fixed | HasFileno)
+        buffer = _columns.one_or_many(buffer)
         pattern = self._kind(
             fd if one_file else 0,  # type: ignore[arg-type]  # narrowed by the line above
             bytearray(1),
@@ -255,7 +260,8 @@ class ReadMany(_Many):
     bytes came for each; `cqe.op` shows a part as a `Read`.
 
     Args:
-        fd: the file; or a sequence of files, or a buffer of descriptors, one for each part.
+        fd: the file; or a sequence of files, or a buffer of descriptors, one for each part: the
+            column `res` of a run of `Openat`, for one.
         buffer: writable memory, which the parts fill one after the other; or a sequence of
             writable buffers, one for each part.
         offsets: where each part starts in its file, in bytes: a sequence of integers or a buffer of

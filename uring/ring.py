@@ -54,7 +54,7 @@ from uring._views import CompletionQueueView, SubmissionQueueView
 from uring.completions import EMPTY, close_all, uncollected_descriptors
 from uring.errors import EnterError, RingClosedError
 from uring.flags import Features, Opcode, RegisterOpcode, SetupFlags
-from uring.registry.cancel import sync_cancel_any
+from uring.registry.cancel import CANCEL_ANSWERS, sync_cancel_any
 from uring.registry.files import files_argument, update_argument
 from uring.sqe import SQE, UINT32_MAX, HasFileno
 
@@ -512,11 +512,14 @@ class Ring(RunSide):
         """Ask the kernel to cancel all that is in flight; whether it did, the reaping tells."""
         request = sync_cancel_any()
         result = lib.uring_register(self._shim, RegisterOpcode.REGISTER_SYNC_CANCEL, request, 1)
-        if result >= 0 or result in {-errno.ENOENT, -errno.EALREADY, -errno.ETIME, -errno.EINTR}:
+        if result >= 0 or result in CANCEL_ANSWERS:
             return
         # Before 6.0, or where registering is forbidden: one ASYNC_CANCEL for each.
         runs = [run for run in self._in_flight.runs.values() if isinstance(run, Run)]
-        numbers = [*self._in_flight.numbers(), *(n for run in runs for n in run.unended())]
+        numbers = [
+            *self._in_flight.numbers(),
+            *(n for run in runs for n in run.numbers_of(run.unended())),
+        ]
         chunk = self._params.sq_entries
         for start in range(0, len(numbers), chunk):
             targets = numbers[start : start + chunk]

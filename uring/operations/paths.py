@@ -1,7 +1,7 @@
 """What starts from a path."""
 
 import os
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 
@@ -47,14 +47,13 @@ class Openat(Operation):
     _makes_descriptor = True
     _prepared: Literal[False] = with_care()
 
-    def _encode(self) -> tuple[bytes, object]:
-        pin, address = _memory.path(self.path)
-        return self._pack(
-            _AT_FDCWD if self.dir_fd is None else descriptor(self.dir_fd),
-            addr=address,
-            len=self.mode,
-            op_flags=self.open_flags | os.O_CLOEXEC if self.cloexec else self.open_flags,
-        ), pin
+    def _encode(self: Any) -> tuple[bytes, object]:
+        pin, address = _memory.path(self._path)
+        dir_fd, flags = self._dir_fd, self._open_flags
+        if self._cloexec:
+            flags |= os.O_CLOEXEC
+        fd = _AT_FDCWD if dir_fd is None else descriptor(dir_fd)
+        return self._pack(fd, 0, address, self._mode, flags), pin
 
     def _error_context(self, number: int) -> tuple[str, str | bytes | None]:
         return super()._error_context(number)[0], os.fspath(self.path)
