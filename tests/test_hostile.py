@@ -407,7 +407,7 @@ def test_close_races_runs_and_hangs_nobody() -> None:
 
 def test_fork_amid_a_run_leaves_it_to_the_parent() -> None:
     """The child of a fork amid a run is told and has rings of its own; the parent's run goes on."""
-    _run("running", "fork_amid_a_run_leaves_it_to_the_parent", warnings="default")
+    _run("running", "fork_amid_a_run_leaves_it_to_the_parent")
 
 
 def test_fork_in_a_handler_of_a_run_leaves_it_to_the_parent() -> None:

@@ -1,0 +1,102 @@
+"""
+The measurement: every way of every task in turn, round after round, in one process.
+
+So a machine whose speed drifts does so for all. The order of the tasks, and of the libraries
+within a task, is drawn anew in each round; a task's libraries follow each other closely. Garbage
+collection stays on.
+"""
+
+import random
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cases import Task
+from ways import Way
+from work import Work
+
+from uring import Completions
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A library's way of doing a task."""
+
+    task: Task
+    library: str
+    key: str
+    way: Way
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Nanoseconds per operation, over all rounds."""
+
+    median: float
+    min: float
+    max: float
+
+
+Figures = dict[tuple[str, str], Figure]
+"""By library and the name of its way."""
+
+
+def check(entries: Sequence[Entry], work: Work) -> None:
+    """See that all ways of a task give the same results, before any is measured."""
+    sums: dict[str, int] = {}
+    for entry in entries:
+        work.clear()
+        total = checksum(entry.way(1))
+        if total != sums.setdefault(entry.task.name, total):
+            raise SystemExit(f"{entry.library} {entry.key}: not the results of the others")
+        if not entry.key.endswith("/pread") and not work.was_read(entry.task.name):
+            raise SystemExit(f"{entry.library} {entry.key}: the buffers do not hold the file")
+
+
+def checksum(result: object) -> int:
+    """Return the sum of user_data and res; results of a run are in the order of its operations."""
+    if isinstance(result, Completions):
+        return sum(result.res.tolist()) + sum(range(len(result)))
+    if not isinstance(result, int):
+        raise TypeError(f"a way returned {result!r}")
+    return result
+
+
+def measure(entries: Sequence[Entry], rounds: int) -> Figures:
+    """Measure all entries so often, after a round that warms up and does not count."""
+    samples: dict[tuple[str, str], list[float]] = {(e.library, e.key): [] for e in entries}
+    start = time.monotonic()
+    for number in range(-1, rounds):
+        progress(number, rounds, time.monotonic() - start)
+        for entry in shuffled(entries):
+            nanoseconds = timed(entry)
+            if number >= 0:
+                samples[entry.library, entry.key].append(nanoseconds)
+    progress(rounds, rounds, time.monotonic() - start)
+    return {key: Figure(statistics.median(s), min(s), max(s)) for key, s in samples.items()}
+
+
+def shuffled(entries: Sequence[Entry]) -> list[Entry]:
+    """Draw an order: of the tasks, and within each of its entries."""
+    tasks = list({entry.task: None for entry in entries})
+    places = {task: place for place, task in enumerate(random.sample(tasks, len(tasks)))}
+    drawn = random.sample(entries, len(entries))
+    return sorted(drawn, key=lambda entry: places[entry.task])
+
+
+def timed(entry: Entry) -> float:
+    """Do the task `repeats` times: nanoseconds per operation."""
+    way, repeats = entry.way, entry.task.repeats
+    start = time.perf_counter_ns()
+    way(repeats)
+    return (time.perf_counter_ns() - start) / repeats / entry.task.operations
+
+
+def progress(done: int, rounds: int, seconds: float) -> None:
+    """Show on a terminal how far it is."""
+    if sys.stderr.isatty():
+        end = "\n" if done == rounds else ""
+        text = f"\r{max(done, 0)}/{rounds} rounds, {seconds:.0f} s "
+        print(text, end=end, file=sys.stderr, flush=True)
