@@ -2,6 +2,7 @@
 
 import errno
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from uring._ffi import ffi, lib
@@ -12,6 +13,8 @@ from uring.flags import SetupFlags
 from uring.sqe import UINT32_MAX
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from uring._uring import CData
 
 FORKED = "the ring was made before a fork, and belongs to the parent: make a new one"
@@ -47,6 +50,7 @@ class Core:
         The native id of the one thread that may use it, or None. Not the ident, which Python gives
         to the next thread when this one has ended.
         """
+        self._owner_object: "Callable[[], threading.Thread | None]" = lambda: None
         self._own_thread = threading.local()
         """Has the attribute `is_here` in the owner, and in no other thread."""
         self._is_disabled = bool(params.flags & SetupFlags.R_DISABLED)
@@ -58,6 +62,7 @@ class Core:
             self._is_guarded = True
             self._owner = threading.get_native_id()
             self._own_thread.is_here = True
+            self._owner_object = weakref.ref(threading.current_thread())
 
     def _refuse(self, why: str) -> None:
         self._is_guarded = True

@@ -108,12 +108,12 @@ class SubmissionSide(Core):
         pending = self._pending
         if len(pending) > self._room:
             return self._queue(op, user_data)
+        record = number, prepared[0], op, prepared[1]
         if self._is_guarded:
             self._check_use()
         if self._in_flight.claims:
             return self._queue(op, user_data)
-        # No call from the look at the claims to here.
-        pending.append((number, prepared[0], op, prepared[1]))
+        pending.append(record)  # no call and nothing made between the look at the claims and this
         return number
 
     def _queue(self, op: Queueable, user_data: int | None) -> int:
@@ -126,7 +126,8 @@ class SubmissionSide(Core):
             self._make_room(1)
         # With a number of its own choice a maker of descriptors must not share it with others, and
         # a number of the ring's kind that was chosen must not be one that a run has drawn.
-        if self._in_flight.claims or high or needs_claims(op, record):
+        needs_care = high or needs_claims(op, record)
+        if needs_care or self._in_flight.claims:
             with self._lock:
                 self._claim_and_append([record], high)
         else:  # no call between the look at the claims and this
@@ -300,11 +301,7 @@ class SubmissionSide(Core):
             return self._hand_over()
         self._handovers = 1
         in_flight.recent = recent
-        try:
-            result = self._place(start, recent)
-        except BaseException:
-            self._abort_handover()
-            raise
+        result = self._place(start, recent)
         if result & UINT32_MAX != len(records):
             return self._hand_over(start, recent, result)
         if pending[0] == start:  # no call and nothing made between this line and the next
@@ -375,17 +372,20 @@ class SubmissionSide(Core):
         return entered
 
     def _place(self, start: int, recent: Recent) -> int:
-        """Place SQEs and submit: as `uring_submit` returns."""
+        """Place SQEs and submit, as `uring_submit` returns; cut off, it ends the handover."""
         numbers, records = recent
         if self._is_sqpoll:
             self._room = 0  # from here on only the kernel knows
-        if len(records) == 1:
-            record = records[0]
-            return lib.uring_submit_one(self._shim, start, record[1], record[0])
-        sqes = b"".join([record[1] for record in records])
-        return lib.uring_submit(
-            self._shim, start, sqes, array("Q", numbers).tobytes(), len(records)
-        )
+        try:
+            if len(records) == 1:
+                return lib.uring_submit_one(self._shim, start, records[0][1], numbers[0])
+            sqes = b"".join([record[1] for record in records])
+            return lib.uring_submit(
+                self._shim, start, sqes, array("Q", numbers).tobytes(), len(records)
+            )
+        except BaseException:
+            self._abort_handover()
+            raise
 
     def _fitting(self, records: Sequence[Record]) -> int:
         """How many of the first records fit without cutting a chain, unless it would never fit."""

@@ -442,6 +442,9 @@ class Ring(RunSide):
             )
 
     def _owner_lives(self) -> bool:
+        thread = self._owner_object()
+        if thread is not None and not thread.is_alive():
+            return False  # the kernel may show it for a moment more
         return self._owner is not None and Path(f"/proc/self/task/{self._owner}").exists()
 
     def _quiesce(self, deadline: float, *, can_enter: bool) -> None:
