@@ -18,6 +18,7 @@ consumed before `copy_cqes()` is called.
 
 import errno
 import struct
+import sys
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -195,18 +196,18 @@ class CompletionSide(Core):
         if recent is not None:
             numbers, records = recent
         elif single is not None:
-            numbers, records = [single[0]], [single]
+            numbers, records = single[0].to_bytes(8, sys.byteorder), [single]
         else:
             return None
         if self._kept is not EMPTY or self._handovers:
             return None
         result = _uring_take(self._shim, had, self._cq_limit)
         count = result & UINT32_MAX
-        if result & _NOT_PLAIN or count != len(numbers):
+        if result & _NOT_PLAIN or count != len(records):
             return None
         size = self._cqe_size
         raw = bytes(self._landed[: count * size])
-        if memoryview(raw).cast("Q")[:: size // 8].tolist() != numbers:
+        if memoryview(raw).cast("Q")[:: size // 8] != memoryview(numbers).cast("Q"):
             return None
         taken = Completions(raw, [record[2] for record in records], cqe_size=size)
         # No call and nothing made from this look to the last store.

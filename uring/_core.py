@@ -50,7 +50,7 @@ class Core:
         The native id of the one thread that may use it, or None. Not the ident, which Python gives
         to the next thread when this one has ended.
         """
-        self._owner_object: "Callable[[], threading.Thread | None]" = lambda: None
+        self._owner_object: Callable[[], threading.Thread | None] = lambda: None
         self._own_thread = threading.local()
         """Has the attribute `is_here` in the owner, and in no other thread."""
         self._is_disabled = bool(params.flags & SetupFlags.R_DISABLED)

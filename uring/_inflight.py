@@ -3,9 +3,9 @@ What is in flight: user_data -> the operation and the memory that the kernel may
 
 The table is not built until it is needed. What is submitted while nothing else is in flight stays
 as it is (`recent`, or `single` when it is one), and when exactly these numbers come back, in this
-order and without MORE, all of it has ended: comparing the lists (1.4 ns an operation) says as much
-as entering each in a dict and taking it out again (20 + 16 ns). Whatever does not fit that picture
-has them entered in the dict first (`index`), and is looked up.
+order and without MORE, all of it has ended: comparing the two columns (2 ns an operation) says as
+much as entering each in a dict and taking it out again (20 + 16 ns). Whatever does not fit that
+picture has them entered in the dict first (`index`), and is looked up.
 
 Three rules.
 
@@ -24,6 +24,7 @@ into C, no ring: this is tested by itself.
 """
 
 import itertools
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Protocol
 
@@ -38,8 +39,8 @@ Record = tuple[int, bytes, Subject, object]
 """(user_data, the encoded SQE, what its completions are of, pins): a tuple, for it is made for
 every operation, and an attrs object would cost ten times as much."""
 
-Recent = tuple[list[int], list[Record]]
-"""(the user_data of each, the records): as they were submitted."""
+Recent = tuple[bytes, list[Record]]
+"""(the user_data of each as an array of uint64_t, the records): as they were submitted."""
 
 Ended = tuple[int, list[int], list[int] | None]
 """(the first CQE's place in the queue, the user_data of each, their flags unless none has MORE)"""
@@ -224,7 +225,8 @@ class InFlight:
         records = pending[:]
         start: int = records[0]
         del records[0]
-        added = [record[0] for record in records], records
+        numbers = [record[0] for record in records]
+        added = array("Q", numbers).tobytes(), records
         if not records:
             return start, added
         if self.is_quiet:
@@ -232,7 +234,7 @@ class InFlight:
                 self.recent = added
             return start, added
         self.is_quiet = False
-        fresh = dict(zip(*added, strict=True))
+        fresh = dict(zip(numbers, records, strict=True))
         if (
             len(fresh) == len(records)
             and self.entries.keys().isdisjoint(fresh)

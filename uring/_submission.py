@@ -90,31 +90,29 @@ class SubmissionSide(Core):
         # The shortest way, for what needs no care; everything else goes by way of _record().
         try:
             prepared = op._prepared
-            if prepared is None and not op._flags:
-                prepared = op._encode()
-                if prepared[1] is None:
-                    op._remember(prepared)
-            if not prepared:
-                return self._queue(op, user_data)
-        except (AttributeError, TypeError):
-            self._check_operation(op)
-            raise
-        number = op.user_data if user_data is None else user_data
-        if number is None:
+        except AttributeError:
+            return self._queue(op, user_data)
+        if prepared is None and not op._flags:
+            prepared = op._encode()
+            if prepared[1] is None:
+                op._remember(prepared)
+        if type(user_data) is int and not user_data >> 63 and prepared:
+            number = user_data
+        elif user_data is None and op.user_data is None and prepared:
             number = self._next_number  # as _draw()
             self._next_number = number + 1
-        elif type(number) is not int or number >> 63:
+        else:
             return self._queue(op, user_data)
         pending = self._pending
-        if len(pending) > self._room:
-            return self._queue(op, user_data)
-        record = number, prepared[0], op, prepared[1]
-        if self._is_guarded:
-            self._check_use()
-        if self._in_flight.claims:
-            return self._queue(op, user_data)
-        pending.append(record)  # no call and nothing made between the look at the claims and this
-        return number
+        if len(pending) <= self._room:
+            encoded, pins = prepared
+            record = number, encoded, op, pins
+            if self._is_guarded:
+                self._check_use()
+            if not self._in_flight.claims:  # no call and nothing made between this and the next
+                pending.append(record)
+                return number
+        return self._queue(op, user_data)
 
     def _queue(self, op: Queueable, user_data: int | None) -> int:
         if self._is_guarded:
@@ -286,7 +284,7 @@ class SubmissionSide(Core):
             self._fail("io_uring_enter", -errno.EBADFD)
         pending, in_flight = self._pending, self._in_flight
         start, records = pending[0], pending[1:]
-        recent = [record[0] for record in records], records
+        recent = array("Q", [record[0] for record in records]).tobytes(), records
         moved, placed = [(start + len(records)) & UINT32_MAX], slice(0, len(records) + 1)
         # The short way: one look, then the two stores that _begin_handover() makes with the lock.
         if (
@@ -332,12 +330,12 @@ class SubmissionSide(Core):
             if result == _NO_ROOM:
                 # The kernel would not take what is there, or threads queued past the end at the
                 # same moment: get rid of the former, then go on with as much as there is room for.
-                result = self._place(start, ([], []))
+                result = self._place(start, (b"", []))
                 if result >= 0:
                     taken += result & UINT32_MAX
                     fitting = self._fitting(records)
                     records = records[:fitting]
-                    result = self._place(start, (numbers[:fitting], records))
+                    result = self._place(start, (numbers[: 8 * fitting], records))
             if result is not None and result >= 0:
                 self._end_handover(start, len(records))
                 if result & UINT32_MAX != len(records):
@@ -378,11 +376,9 @@ class SubmissionSide(Core):
             self._room = 0  # from here on only the kernel knows
         try:
             if len(records) == 1:
-                return lib.uring_submit_one(self._shim, start, records[0][1], numbers[0])
+                return lib.uring_submit_one(self._shim, start, records[0][1], records[0][0])
             sqes = b"".join([record[1] for record in records])
-            return lib.uring_submit(
-                self._shim, start, sqes, array("Q", numbers).tobytes(), len(records)
-            )
+            return lib.uring_submit(self._shim, start, sqes, numbers, len(records))
         except BaseException:
             self._abort_handover()
             raise

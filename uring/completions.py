@@ -59,7 +59,7 @@ class CQE:
     res: int
     flags: int = 0
     _subject: Queueable | Answer | None = attrs.field(default=None, eq=False, alias="subject")
-    big_cqe: tuple[int, int] | None = attrs.field(default=None, eq=False, kw_only=True)
+    big_cqe: tuple[int, int] | None = attrs.field(default=None, eq=False)
     """The two extra words of a ring with SetupFlags.CQE32; None elsewhere."""
 
     @property
@@ -224,7 +224,7 @@ class Completions(Sequence[CQE]):
         if self._size == CQE_SIZE:
             return CQE(user_data, res, flags, subject)
         big_cqe = _BIG_CQE.unpack_from(self._raw, place * self._size + CQE_SIZE)
-        return CQE(user_data, res, flags, subject, big_cqe=big_cqe)
+        return CQE(user_data, res, flags, subject, big_cqe)
 
     def __iter__(self) -> Iterator[CQE]:
         if self._size > CQE_SIZE:

@@ -69,6 +69,10 @@ _uring_submit_one: Final = lib.uring_submit_one
 _WAIT_SLICE_NS: Final = 50_000_000  # how often a closing ring cancels what is still there, again
 
 
+def _packed(number: int) -> bytes:
+    return number.to_bytes(8, sys.byteorder)
+
+
 class Ring(RunSide):
     """
     An io_uring: a submission queue and a completion queue shared with the kernel.
@@ -261,7 +265,7 @@ class Ring(RunSide):
                     if result == 1:  # taken, and not ready
                         self._wait(1, -1)
                     return 1
-                submitted = self._hand_over(start, ([record[0]], [record]), result)
+                submitted = self._hand_over(start, (_packed(record[0]), [record]), result)
                 if submitted >> 32 < 1:
                     self._wait(1, -1)
                 return submitted & UINT32_MAX
@@ -478,7 +482,7 @@ class Ring(RunSide):
         """Post completions, so that threads in a wait wake and see that the ring is closing."""
         count = min(self._params.sq_entries, 64)
         nops = bytes([Opcode.NOP]).ljust(64, b"\0") * count
-        numbers = self._unused_number().to_bytes(8, sys.byteorder) * count
+        numbers = _packed(self._unused_number()) * count
         lib.uring_sealed_submit(self._shim, self._placed(), nops, numbers, count)
 
     def _reap(self, *, can_enter: bool) -> None:
@@ -527,7 +531,7 @@ class Ring(RunSide):
         for start in range(0, len(numbers), chunk):
             targets = numbers[start : start + chunk]
             sqes = b"".join([SQE(Opcode.ASYNC_CANCEL, addr=target).encode() for target in targets])
-            own = self._unused_number().to_bytes(8, sys.byteorder) * len(targets)
+            own = _packed(self._unused_number()) * len(targets)
             lib.uring_sealed_submit(self._shim, self._placed(), sqes, own, len(targets))
 
     def _unused_number(self) -> int:
