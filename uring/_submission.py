@@ -96,16 +96,20 @@ class SubmissionSide(Core):
             prepared = op._encode()
             if prepared[1] is None:
                 op._remember(prepared)
-        if type(user_data) is int and not user_data >> 63 and prepared:
+        if prepared and type(user_data) is int and not user_data >> 63:
             number = user_data
-        elif user_data is None and op.user_data is None and prepared:
+        elif prepared and user_data is None and op.user_data is None:
             number = self._next_number  # as _draw()
             self._next_number = number + 1
         else:
             return self._queue(op, user_data)
         pending = self._pending
         if len(pending) <= self._room:
-            encoded, pins = prepared
+            try:
+                encoded, pins = prepared
+            except TypeError:  # a class has such an attribute, too
+                self._check_operation(op)
+                raise
             record = number, encoded, op, pins
             if self._is_guarded:
                 self._check_use()
