@@ -654,3 +654,15 @@ def test_many_believes_no_length_that_is_not_there() -> None:
     with pytest.raises(ValueError, match="lengths has 1 items, and offsets 1000"):
         ReadMany(0, bytearray(1000), range(1000), Liar([1]))
     assert len(ReadMany(0, bytearray(1), Liar([0]))) == 1
+
+
+@pytest.mark.parametrize("kind", [uring.Batch, uring.ReadMany, uring.WriteMany])
+def test_batch_refuses_to_be_set_up_again(kind: Any) -> None:
+    """A second __init__ would drop pins that a run needs: TypeError, and the pins stay."""
+    buffer = bytearray(8)
+    args = ([Read(0, buffer)],) if kind is uring.Batch else (0, buffer, [0])
+    batch = kind(*args)
+    with pytest.raises(TypeError, match="immutable"):
+        batch.__init__(*args)
+    with pytest.raises(BufferError):
+        buffer.append(0)

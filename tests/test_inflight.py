@@ -1,6 +1,8 @@
 """The in-flight table by itself: what stays, for how long, and who is told. No ring."""
 
+import gc
 import itertools
+from collections.abc import Callable
 from typing import Any, Final
 
 import pytest
@@ -230,15 +232,22 @@ class Interrupting(dict[int, Any]):
         self.left -= 1
         return self.left == -1
 
-    def pop(self, *args: Any) -> Any:
-        """Pop, with the interruption before or after."""
+    def _interrupted(self, call: Callable[..., Any], *args: Any) -> Any:
         is_now = self._count()
         if is_now and not self.late:
             raise Interrupted
-        value = super().pop(*args)
+        value = call(*args)
         if is_now:
             raise Interrupted
         return value
+
+    def pop(self, *args: Any) -> Any:
+        """Pop, with the interruption before or after."""
+        return self._interrupted(super().pop, *args)
+
+    def get(self, *args: Any) -> Any:
+        """Look up, with the interruption before or after."""
+        return self._interrupted(super().get, *args)
 
 
 @given(
@@ -282,17 +291,17 @@ def test_inflight_add_retires_first() -> None:
 
 
 class Reentering(dict[int, Any]):
-    """A dict at whose first `pop` a signal handler comes back and retires everything."""
+    """A dict at whose first `get` a signal handler comes back and retires everything."""
 
     table: InFlight
 
-    def pop(self, *args: Any) -> Any:
-        """Pop, after the handler has run."""
+    def get(self, *args: Any) -> Any:
+        """Look up, after the handler has run."""
         if self.table.ended is not None:
             self.table.entries = dict(self)
             self.table.retire()
             self.table.add([0, record(2)])
-        return super().pop(*args)
+        return super().get(*args)
 
 
 def test_inflight_retire_notices_a_handler_that_retired() -> None:
@@ -305,6 +314,26 @@ def test_inflight_retire_notices_a_handler_that_retired() -> None:
     table.ended = 0, [1, 2], [0, 0]
     table.retire()
     assert table.numbers() == [2]
+
+
+def test_inflight_retire_leaves_a_claim_that_a_destructor_has_made() -> None:
+    """What is queued from the destructor of what ends, under the same number, keeps its claim."""
+    table = entered(flagged(5, SKIP | LINK), record(6, pins=object()))
+
+    class Pin:
+        def __del__(self) -> None:
+            table.retire()  # as a reader that comes back does
+            table.claims.update(claim(table, chain))
+            table.add([2, *chain])
+
+    chain = [flagged(5, SKIP | LINK), flagged(6, SQEFlags(0))]
+    table.index()
+    table.entries[5] = (*table.entries[5][:3], Pin())
+    post(table, 6)
+    gc.collect()
+    assert set(table.claims) == {5, 6}
+    post(table, 6)
+    assert (len(table), table.claims) == (0, {})
 
 
 # ---- CQE_SKIP_SUCCESS ----

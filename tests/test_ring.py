@@ -8,10 +8,12 @@ import os
 import pickle
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -1161,3 +1163,63 @@ def test_flags_of_completions_are_the_kernels(ring: Ring) -> None:
         cqe = ring.copy_cqe(timeout=10)
         assert (cqe.res, cqe.more) == (2, False)
         assert CQEFlags(cqe.flags) & CQEFlags.SOCK_NONEMPTY
+
+
+# ---- the shortest ways ----
+
+
+def test_copying_one_completion_keeps_the_words_of_a_big_one() -> None:
+    """copy_cqe() after submit_and_wait() gives both extra words of a 32-byte CQE."""
+    with Ring(8, flags=SetupFlags.CQE32) as ring:
+        ring.queue(SQE(Opcode.NOP, op_flags=uring.NopFlags.CQE32, off=11, addr=22))
+        ring.submit_and_wait()
+        assert ring.copy_cqe().big_cqe == (11, 22)
+
+
+def test_submitting_one_notices_what_a_handler_queues_meanwhile(ring: Ring) -> None:
+    """What is queued in the middle of submit_and_wait() is submitted once, and nothing is lost."""
+    queued: list[int] = []
+
+    def profile(_frame: Any, event: str, argument: Any) -> None:
+        if event == "c_return" and argument is len and not queued:
+            queued.append(ring.queue(Nop(), user_data=78))
+
+    ring.queue(Nop(), user_data=77)
+    sys.setprofile(profile)
+    try:
+        ring.submit_and_wait()
+    finally:
+        sys.setprofile(None)
+    ring.submit()
+    assert queued == [78]
+    assert list(ring.copy_cqes().user_data) == [77, 78]
+    assert (ring.in_flight, ring.sq_ready(), ring.cq_ready()) == (0, 0, 0)
+
+
+def test_close_wakes_who_waits_for_many() -> None:
+    """A thread that waits for 4096 completions on a ring of one entry is told, and promptly."""
+    ring = Ring(1, cq_entries=4096)
+    told: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            ring.submit_and_wait(4096)
+        except uring.RingClosedError as error:
+            told.append(error)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    while uring._ffi.lib.uring_waiters(ring._shim) < 1:
+        time.sleep(0.001)
+    started = time.monotonic()
+    ring.close()
+    thread.join(5)
+    assert len(told) == 1
+    assert time.monotonic() - started < 5
+
+
+def test_empty_completions_are_nobodys_to_change(ring: Ring) -> None:
+    """Completions refuse to be set up again, so the empty ones of all rings stay empty."""
+    with pytest.raises(TypeError, match="immutable"):
+        ring.copy_cqes().__init__(bytes(16))  # type: ignore[misc]  # what an attacker would do
+    assert len(ring.copy_cqes()) == 0

@@ -45,6 +45,10 @@ class Core:
         """Why the ring may not be used any more, or None."""
         self._is_guarded = False
         """Whether `_check_use` may have something to say."""
+        is_sqpoll, is_big = params.flags & SetupFlags.SQPOLL, params.flags & SetupFlags.CQE32
+        self._can_be_plain = not (is_sqpoll or is_big)
+        self._is_plain = self._can_be_plain and not params.flags & SetupFlags.R_DISABLED
+        """Whether the shortest ways are open: the kernel takes at once, and a CQE is 16 bytes."""
         self._owner: int | None = None
         """
         The native id of the one thread that may use it, or None. Not the ident, which Python gives
@@ -66,6 +70,7 @@ class Core:
 
     def _refuse(self, why: str) -> None:
         self._is_guarded = True
+        self._is_plain = False
         self._refusal = why
 
     def _check_open(self) -> None:

@@ -321,9 +321,8 @@ class InFlight:
                 if flags is not None and flags[place - first] & _MORE:
                     continue
                 for each in self._ended_by(number):
-                    if self.ended is not ended:
+                    if not self._end(each, place, ended):
                         return
-                    self._end(each, place)
         if self.ended is ended:  # no call from here to the end
             self.ended = None
             if not self.entries and not self.shared and not self.claims:
@@ -336,17 +335,29 @@ class InFlight:
         # A member that ended before may have left its number to an operation outside the chain.
         return [each for each in chain.ended_by(number) if self.claims.get(each) is chain]
 
-    def _end(self, number: int, place: int) -> None:
+    def _end(self, number: int, place: int, ended: Ended) -> bool:
+        """
+        End what has this number, if `ended` is still what is to be retired; else False.
+
+        The locals hold what is taken out, so that no destructor runs between the look and the end.
+        """
+        _record, _claim = self.entries.get(number), self.claims.get(number)
         group = self.shared.get(number)
-        if group is None:
-            self.entries.pop(number, None)
-            self.claims.pop(number, None)
-            return
-        group.finished.add(place)
-        if len(group.finished) >= len(group.records):
-            self.entries.pop(number, None)  # left there, if forming the group was cut off
-            self.shared.pop(number, None)
-            self.claims.pop(number, None)
+        if group is not None:
+            if self.ended is not ended:
+                return False
+            group.finished.add(place)
+            if len(group.finished) < len(group.records):
+                return True
+        if self.ended is not ended:  # no call from here to the end
+            return False
+        if number in self.entries:  # of a group, too, if forming it was cut off
+            del self.entries[number]
+        if number in self.shared:
+            del self.shared[number]
+        if number in self.claims:
+            del self.claims[number]
+        return True
 
     def discard_number(self, number: int) -> None:
         """Take out one record with this user_data; of those that share it, the youngest."""

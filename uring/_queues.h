@@ -358,6 +358,8 @@ static int wait_cqes(struct uring *ring, uint64_t start, uint32_t wait_nr, int64
         uring_part(ring);
         return -EAGAIN;
     }
+    if (ring->setup_flags & SETUP_IOPOLL) /* which looks for more only when the CQ is empty */
+        cq_take(ring, ring->cq_entries);
     ready = cq_ready(ring, start);
     if (ready < wait_nr)
         count = wait_begin(ring, wait_nr - ring->inbox_count);

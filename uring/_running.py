@@ -58,6 +58,7 @@ class Run:
         "is_orphan",
         "landed",
         "numbers",
+        "own_pins",
         "pins",
         "shim",
         "sqes",
@@ -69,7 +70,8 @@ class Run:
         self.first = 0
         """The first of its numbers; also what the ring knows it by."""
         self.is_orphan = False
-        self.sqes, self.subjects, self.pins = batch._columns()
+        self.sqes, self.subjects, self.own_pins = batch._columns()
+        self.pins = batch._pins
         self.cqe_size = cqe_size
         self.cqes = ffi.new("char[]", batch._count * cqe_size)
         self.landed = memoryview(ffi.buffer(self.cqes))
@@ -94,7 +96,8 @@ class Run:
     @property
     def in_flight(self) -> int:
         """How many of its operations were placed whose terminal CQE has not come."""
-        return int(self.shim.placed) - int(self.shim.ended)
+        ended = int(self.shim.ended)  # first: both grow meanwhile
+        return max(0, int(self.shim.placed) - ended)
 
     def has(self, number: int) -> bool:
         """Whether one of its operations has this user_data."""
@@ -207,7 +210,7 @@ class RunSide(SubmissionSide, CompletionSide):
             run = Run(batch, size)
         if run.cqe_size != size:  # left by another shape of ring
             run = Run(batch, size)
-        run.batch = batch
+        run.batch, run.pins = batch, batch._pins
         run.first = first = self._next_number  # no call between this and the store: as _draw()
         self._next_number = first + batch._count
         try:

@@ -51,8 +51,6 @@ class SubmissionSide(Core):
     def __init__(self, shim: "CData", inbox: "CData", params: RingParams) -> None:
         super().__init__(shim, inbox, params)
         self._is_sqpoll = bool(params.flags & SetupFlags.SQPOLL)
-        self._is_plain = not (self._is_sqpoll or self._is_disabled)
-        """Whether the kernel takes what is submitted at once."""
         self._room = params.sq_entries  # as many may be pending without asking the kernel
         self._next_number = FIRST_DRAWN
 

@@ -85,6 +85,7 @@ class Batch:
     """Runs that have ended, whose memory the next one takes: see _running."""
 
     def __init__(self, operations: Iterable[Queueable]) -> None:
+        self._check_new()
         if isinstance(operations, Queueable | str | bytes) or not isinstance(operations, Iterable):
             raise TypeError(
                 f"a batch is made of a sequence of operations, not one {type(operations).__name__}"
@@ -109,10 +110,14 @@ class Batch:
         self._runs = []
         self._sqes, _ = _memory.pinned(b"".join(encoded), write=False)
 
+    def _check_new(self) -> None:
+        if hasattr(self, "_sqes"):
+            raise TypeError(f"a {type(self).__name__} is immutable: make another one")
+
     def _columns(self) -> "tuple[CData, Subjects, object]":
-        """What one run needs: the SQEs, what its completions are of, and what must stay alive."""
+        """What one run needs: the SQEs, what its completions are of, and pins of its own."""
         if not self._fresh:
-            return self._sqes, self._ops, self
+            return self._sqes, self._ops, None
         encoded = bytearray(_memory.bytes_of(self._sqes))
         subjects: list[Queueable | Answer] = list(self._ops)
         pins = []
@@ -125,7 +130,7 @@ class Batch:
             subjects[index] = Answer(self._ops[index], pin)
             pins.append(pin)
         sqes, _ = _memory.pinned(encoded, write=False)
-        return sqes, subjects, (self, pins)
+        return sqes, subjects, pins
 
     def __len__(self) -> int:
         return self._count
@@ -221,6 +226,7 @@ class _Many(Batch):
                 "the parts are independent, and a run gives the result of each: flags may not"
                 " have IO_LINK, IO_HARDLINK or CQE_SKIP_SUCCESS"
             )
+        self._check_new()
         if fd is None:
             raise TypeError(
                 "fd must be a file, a sequence of files or a buffer of descriptors, not NoneType"

@@ -157,6 +157,8 @@ class Completions(Sequence[CQE]):
         subjects: Sequence[Queueable | Answer | None] = (),
         cqe_size: int = CQE_SIZE,
     ) -> None:
+        if hasattr(self, "_raw"):
+            raise TypeError("Completions are immutable")
         self._count = count = len(raw) // cqe_size
         if count * cqe_size != len(raw):
             raise ValueError(f"raw must hold whole CQEs of {cqe_size} bytes, not {len(raw)} bytes")
@@ -274,7 +276,7 @@ def close_all(descriptors: list[int | None]) -> None:
     twice. One that somebody peeked at and closed already is passed over.
     """
     while len(descriptors) > 1:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, IndexError):  # closed already; or by another thread
             collections.deque(map(os.close, iter(descriptors.pop, None)), maxlen=0)
         if not descriptors:
             descriptors.append(None)
