@@ -1,6 +1,7 @@
 """CQE and Completions: what the bytes of a batch mean, by themselves. No ring."""
 
 import errno
+import operator
 import os
 import struct
 from typing import Any, Final
@@ -353,3 +354,19 @@ def test_uncollected_descriptors_are_only_what_operations_made(pipe: tuple[int, 
     assert orphans == [None]
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(made)
+
+
+def test_completions_join_in_order_with_their_operations() -> None:
+    """`+` keeps the order and the operations, and what is empty goes with all, on either side."""
+    plain = [struct.pack("=QiI", number, number, 0) for number in range(3)]
+    nop, fsync = uring.Nop(), uring.Fsync(0)
+    known = uring.Completions(plain[0], [nop]) + uring.Completions(plain[1])
+    joined = known + uring.Completions(plain[2], [fsync])
+    assert [(cqe.user_data, cqe.op) for cqe in joined] == [(0, nop), (1, None), (2, fsync)]
+    big = uring.Completions(plain[0] + bytes(16), [nop], 32)
+    for both in (uring.Completions() + big, big + uring.Completions()):
+        assert (len(both), both[0].big_cqe, list(both.res)) == (1, (0, 0), [0])
+    with pytest.raises(ValueError, match="CQE32"):
+        big + known
+    with pytest.raises(TypeError):
+        operator.add(known, [1])

@@ -93,12 +93,29 @@ def test_files_and_functions_have_one_size(path: Path) -> None:
                 assert (node.end_lineno or 0) - node.lineno < FUNCTION_LINES_MAX, node.name
 
 
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.h")), ids=lambda path: path.name)
+def test_lines_of_c_have_at_most_100_columns(path: Path) -> None:
+    """C is as wide as Python, which ruff looks after."""
+    long = [line for line in path.read_text(encoding="utf-8").splitlines() if len(line) > 100]
+    assert not long
+
+
+@pytest.mark.parametrize(
+    "operation", [c for c in vars(uring.operations).values() if inspect.isclass(c)]
+)
+def test_operations_whose_completions_need_care_say_so(operation: type[uring.Operation]) -> None:
+    """What makes a descriptor or keeps memory is kept off the short way of queue()."""
+    (prepared,) = [f for f in operation.__attrs_attrs__ if f.name == "_prepared"]
+    needs_care = operation._makes_descriptor or operation._keeps_memory
+    assert (prepared.default is False) == needs_care
+
+
 def test_all_is_complete() -> None:
     """`uring.__all__` has no stranger, and names every public class; ruff keeps it sorted."""
     public = {name for name in vars(uring) if not name.startswith("_")}
     modules = {name for name in public if inspect.ismodule(getattr(uring, name))} - {"probe"}
     assert set(uring.__all__) == public - modules
-    for module in ("completions", "errors", "flags", "operations", "ring", "sqe"):
+    for module in ("batch", "completions", "errors", "flags", "operations", "ring", "sqe"):
         for name, value in vars(importlib.import_module(f"uring.{module}")).items():
             own = str(getattr(value, "__module__", "")).startswith(f"uring.{module}")
             if inspect.isclass(value) and own and not name.startswith("_"):

@@ -5,7 +5,7 @@
  * numbers that the ring has drawn for it, or numbers that its operations were given, which nobody
  * else has while it lasts. Whoever takes CQEs out of the CQ, in whatever thread, puts those of a
  * run into their places (run_takes), so that several runs and ordinary reading share one ring. The
- * rules are those of _shim.h.
+ * rules are those of _shim.h. At the end: what encodes many reads or writes at once (_columns.py).
  */
 
 #include "_queues.h"
@@ -15,16 +15,16 @@
 struct uring_run {
     const char *sqes;          /* `count` of them; this and the next four are Python's to fill in */
     char *cqes;                /* room for the CQE of each */
-    const uint64_t *numbers;   /* SQE i carries numbers[i] as user_data, or first_number + i when */
-    const uint64_t *by_number; /* this is NULL; these are the pairs (number, i) by number */
+    const uint64_t *numbers;   /* the user_data of each; NULL: first_number + i */
+    const uint64_t *by_number; /* the pairs (number, i), sorted; or NULL as well */
     uint32_t count;
 
     struct uring_run *next;
     uint64_t first_number;
     uint32_t placed; /* how many are in the SQ or beyond; written by the thread that runs */
-    uint32_t ended;  /* how many terminal CQEs have come; guarded, as all below, by cq_lock */
+    uint32_t ended;  /* how many terminal CQEs have come; cq_lock guards it, next and is_listed */
     uint32_t is_listed;
-    uint32_t is_stopping; /* nothing more is placed */
+    uint32_t is_stopping; /* nothing more is placed; atomic */
 };
 
 /* ---- what comes back ---- */
@@ -116,7 +116,7 @@ static int run_place(struct uring *ring, struct uring_run *run, uint32_t in_flig
     return count;
 }
 
-/* Has the kernel take what is in the SQ, and post what a DEFER_TASKRUN or IOPOLL ring holds back. */
+/* Has the kernel take what is in the SQ, and post what DEFER_TASKRUN or IOPOLL holds back. */
 static int run_enter(struct uring *ring, uint32_t count)
 {
     int64_t ret = 0;
@@ -131,7 +131,7 @@ static int run_enter(struct uring *ring, uint32_t count)
 
 /* ---- the loop ---- */
 
-/* cq_lock is held. A run must have ended, and this must have been called, before its memory goes. */
+/* cq_lock is held. Before its memory goes, a run must have ended and this must have said 0. */
 static int run_unlist(struct uring *ring, struct uring_run *run)
 {
     if (run->placed != run->ended ||
@@ -334,8 +334,8 @@ struct uring_parts {
 enum { PART_OFFSET = 1, PART_LENGTH, PART_ROOM, PART_FD }; /* what is wrong with a part */
 
 /*
- * Encodes all parts: 0, or the first that cannot be as (its index << 3 | what is wrong). The columns
- * are copies of ours, so what was checked is what is used.
+ * Encodes all parts: 0, or the first that cannot be as (its index << 3 | what is wrong). The
+ * columns are copies of ours, so what was checked is what is used.
  */
 static int64_t uring_encode_parts(char *sqes, const struct uring_parts *parts)
 {

@@ -1,11 +1,14 @@
-/* What cffi parses: the door between Python and the C of _shim.h, _batch.h. Sizes are the compiler's, names are ours. */
+/*
+ * What cffi parses: the door between Python and the C of _shim.h, _queues.h and _batch.h. Sizes are
+ * the compiler's, names are ours.
+ */
 
 struct uring_params {
     uint32_t sq_entries, cq_entries, flags, sq_thread_cpu, sq_thread_idle, features, wq_fd;
     ...;
 };
 
-/* One ring. Tests reach for the pointers; the package hands the struct around and never looks in. */
+/* One ring. Tests reach for the pointers; the package hands it around and never looks in. */
 struct uring {
     int fd;
     uint32_t features;

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _NATIVE: Final = "@=<" if sys.byteorder == "little" else "@=>!"
 _SIGNED: Final = frozenset("bhilqn")
 _UNSIGNED: Final = frozenset("BHILQN")
-_PARTS_MAX: Final = UINT32_MAX // 64
+_PARTS_MAX: Final = UINT32_MAX // 64  # so that the SQEs have a size of 32 bits
 
 
 class Lent(NamedTuple):

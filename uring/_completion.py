@@ -11,8 +11,8 @@ and other threads find all of it done or none.
 Two ways lead there. The short one, for the common case that what comes back is exactly what was
 submitted last, costs one call into C and no lock (a `with` on one is 115 ns, as much as all of
 `queue()`): its stores stand together behind one look at everything that they rest on. The long one
-holds the lock and retires through the table. Taking CQEs and moving the head in two calls, as it
-was before, cost 60 ns more; having submit bring the CQEs along was not faster, as they must not be
+holds the lock and retires through the table. Taking CQEs and moving the head in two calls
+would cost 60 ns more; having submit bring the CQEs along was not faster, as they must not be
 consumed before `copy_cqes()` is called.
 """
 

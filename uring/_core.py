@@ -26,8 +26,9 @@ class Core:
     """
     What a ring is before it does anything.
 
-    `_lock` guards the table, the pending records and the place in the completion queue. It is
-    re-entrant, because a signal handler may come back into the ring, and never held in a wait.
+    `_lock` guards the table, the pending records and what was taken, in all that is not a step by
+    itself (see ring.py). It is re-entrant, because a signal handler may come back into the ring,
+    and never held in a wait.
     """
 
     def __init__(self, shim: "CData", inbox: "CData", params: RingParams) -> None:

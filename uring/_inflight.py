@@ -18,9 +18,10 @@ Three rules.
 
 A signal handler may run between any two calls that Python makes, raise KeyboardInterrupt there, or
 come back into the ring. So nothing is taken out until the reader has made sure of the CQEs:
-`look_up` only reads; the ring then stores its new head and this table's `ended` in one go; `retire`
-does what `ended` says and may be cut off and repeated. The caller holds the ring's lock. No call
-into C, no ring: this is tested by itself.
+`look_up` only reads; the ring then stores how many CQEs it has had and this table's `ended` in one
+go; `retire` does what `ended` says and may be cut off and repeated. The caller holds the ring's
+lock, but for the stores to `recent` and `single` that the short ways make right after a look (see
+ring.py). No call into C, no ring: this is tested by itself.
 """
 
 import itertools
@@ -43,7 +44,7 @@ Recent = tuple[bytes, list[Record]]
 """(the user_data of each as an array of uint64_t, the records): as they were submitted."""
 
 Ended = tuple[int, list[int], list[int] | None]
-"""(the first CQE's place in the queue, the user_data of each, their flags unless none has MORE)"""
+"""(how many CQEs were had before, the user_data of each, their flags unless none has MORE)"""
 
 UNKNOWN: Final[Record] = (0, b"", None, None)
 

@@ -314,7 +314,7 @@ static void wait_end(struct uring *ring)
     pthread_mutex_unlock(&ring->cq_lock);
 }
 
-/* After wait_begin(): enters until `count` CQEs are there, counted from the head; -ETIME when the time is over. */
+/* After wait_begin(): enters until `count` CQEs are there, counted from the head, or -ETIME. */
 static int wait_enter(struct uring *ring, uint32_t count, int64_t deadline_ns, uint32_t sealed)
 {
     uint32_t flags = ENTER_GETEVENTS | wakeup_flag(ring);
@@ -445,7 +445,9 @@ static int64_t uring_take(struct uring *ring, uint64_t start, uint32_t max_nr)
         ret = cq_flush(ring);
         inbox_fill(ring, max_nr);
     }
-    count = ring->inbox_start != start ? 0 : ring->inbox_count < max_nr ? ring->inbox_count : max_nr;
+    count = ring->inbox_count < max_nr ? ring->inbox_count : max_nr;
+    if (ring->inbox_start != start) /* somebody else has these */
+        count = 0;
     flags = all_flags(ring, ring->inbox, count);
     pthread_mutex_unlock(&ring->cq_lock);
     uring_part(ring);

@@ -159,31 +159,38 @@ class RunSide(SubmissionSide, CompletionSide):
         Submit operations, any number of them, and wait for all.
 
         The work is done in one loop in C without the GIL, which submits what there is room for and
-        goes on as results come in. What was queued before stays queued. Completions of other
-        operations that arrive meanwhile are kept for `copy_cqes()`. Any number of threads may run
-        batches on one ring. A signal handler runs, and the run goes on.
+        goes on as results come in. What was queued before is not submitted: it stays queued.
+        Completions of other operations that arrive meanwhile are kept for `copy_cqes()`. Any number
+        of threads may run batches on one ring. Signal handlers run meanwhile, and it goes on.
+        Nothing is guaranteed about the order of operations that are not linked or drained.
 
         Args:
             operations: a `Batch`, which is encoded already, or operations and SQEs. An operation
                 without a user_data gets a number of the ring's own; one that was given must not be
                 in use.
-            timeout: of all of it, in seconds; None waits without end.
+            timeout: in seconds, 0..2**33, until what has not ended is cancelled; None waits without
+                end.
 
         Returns:
             A completion for each operation, in the order of the operations, whatever order they
             ended in. Failures are among them: see `Completions.raise_first()`. Of an operation
-            that posts twice (a zero-copy send) it is the first one, and both have come.
+            that posts twice (a zero-copy send) it is the first one, and both have come. New
+            descriptors are the caller's to close.
 
         Raises:
             TypeError, ValueError: as for `Batch`; or a chain is longer than the ring has entries,
                 or a user_data is in use. Nothing was submitted.
-            TimeoutError: the time is over. What had not ended was cancelled and waited for, and
-                descriptors that were made are closed; so it is when Ctrl-C or another exception of
-                a signal handler comes out of here. The ring stays usable.
-            EnterError: the kernel refuses to be entered.
+            TimeoutError: the time is over. What had not ended was cancelled and waited for, for
+                30 s more at most; then a note says what is still in flight, and its memory is kept.
+                All results are lost, though what was done is done; new descriptors are closed. So
+                it is when Ctrl-C, or another exception of a signal handler, comes out of here. The
+                ring stays usable. -> give what must not be lost to `queue()`.
+            EnterError: the ring is disabled, or the kernel refuses to be entered -> `enable()` it,
+                or run it again.
+            WrongThreadError: the ring has SINGLE_ISSUER and another owner -> run it there.
             RingClosedError: the ring is closed, or was closed by another thread meanwhile.
 
-        Kernel: 5.6.
+        Kernel: 5.4; the operations may need more. Source: io_uring_enter(2).
         """
         if self._is_guarded:
             self._check_use()

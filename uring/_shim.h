@@ -12,7 +12,8 @@
  *   - A CQE is taken out of the CQ once, into the batch that it belongs to (_batch.h) or else into
  *     the inbox, where it stays until Python says that it has it.
  *   - The kernel is the other thread. It reads the SQ tail and the CQ head with acquire and writes
- *     the SQ head and the CQ tail with release; each access below names the half that pairs with it.
+ *     the SQ head and the CQ tail with release; each access below names the half that pairs with
+ *     it.
  *   - Nothing is taken from linux/io_uring.h, whose age varies with the distribution: the structs
  *     and numbers below are the interface's own, fixed since 5.4 unless a release is named.
  */
@@ -173,7 +174,10 @@ static int is_forked(const struct uring *ring)
 
 /* ---- joining and parting ---- */
 
-static void uring_part(struct uring *ring) { __atomic_sub_fetch(&ring->users, 1, __ATOMIC_SEQ_CST); }
+static void uring_part(struct uring *ring)
+{
+    __atomic_sub_fetch(&ring->users, 1, __ATOMIC_SEQ_CST);
+}
 
 /*
  * Sequentially consistent, both here and in uring_exit(): this thread counts itself and then looks
@@ -209,7 +213,8 @@ static int uring_setup(struct uring *ring, uint32_t entries, struct uring_params
 static int enter(const struct uring *ring, uint32_t to_submit, uint32_t min_complete,
                  uint32_t flags, const void *arg, size_t arg_size)
 {
-    long ret = syscall(__NR_io_uring_enter, ring->fd, to_submit, min_complete, flags, arg, arg_size);
+    long ret =
+        syscall(__NR_io_uring_enter, ring->fd, to_submit, min_complete, flags, arg, arg_size);
     return ret < 0 ? -errno : (int)ret;
 }
 

@@ -1,4 +1,4 @@
-"""The types of what cffi compiles from _cdef.h and _shim.h. The only place where Any may stand."""
+"""The types of what cffi compiles from _cdef.h and the C. The only place where Any may stand."""
 
 from collections.abc import Callable
 from typing import Any

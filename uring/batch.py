@@ -40,7 +40,8 @@ class Batch:
     """
     Operations that are encoded once and run with `Ring.run()` any number of times.
 
-    Immutable. A chain, as `link()` makes one, stays whole. One batch may be run on several rings
+    Immutable. A chain, as `link()` makes one, stays whole; a link on the last operation is left
+    out, for nothing of the batch follows it. One batch may be run on several rings
     and by several threads at once; what it reads into is then theirs to sort out. The descriptor
     of an object with `fileno()` is asked for now: keep the object open as long as the batch is run.
 
@@ -50,14 +51,15 @@ class Batch:
     Args:
         operations: operations and SQEs, in order.
 
-    Lifetime: every buffer is pinned as long as the batch exists; resizing one raises BufferError.
+    Lifetime: every buffer is pinned as long as the batch exists, or a run of it is in flight;
+        resizing one raises BufferError. `del batch` lets them go.
 
     Raises:
         TypeError: something is no operation, or cannot be encoded -> the message says which.
         ValueError: the same; or one is multishot or has CQE_SKIP_SUCCESS, and so has not exactly
             one result; or two were given the same user_data.
 
-    Kernel: 5.1.
+    Kernel: 5.4; the operations may need more. Source: io_uring_enter(2).
     """
 
     __slots__ = (
@@ -88,7 +90,8 @@ class Batch:
         self._check_new()
         if isinstance(operations, Queueable | str | bytes) or not isinstance(operations, Iterable):
             raise TypeError(
-                f"a batch is made of a sequence of operations, not one {type(operations).__name__}"
+                f"a batch is made of a sequence of operations, not one {type(operations).__name__}:"
+                " use [operation]"
             )
         ops = tuple(operations)
         encoded, pins, fresh = [], [], []
@@ -154,7 +157,7 @@ class Batch:
         return f"<{type(self).__name__} of {len(self)} operations>"
 
 
-Sequence.register(Batch)  # not a subclass: isinstance() would take 300 ns for its own subclasses
+Sequence.register(Batch)  # a subclass of it would make run()'s isinstance(x, Batch) 300 ns
 
 
 def _encode(index: int, op: Queueable) -> tuple[bytes, object]:
@@ -260,25 +263,28 @@ class _Many(Batch):
 
 class ReadMany(_Many):
     """
-    Many reads, as a batch: what `Batch([Read(fd, part, offset) ...])` is, without the objects.
+    Many reads, as a batch. Equivalent: pread(2) for each part.
 
-    A part costs its 64 bytes and some nanoseconds. `ring.run(ReadMany(...)).res` says how many
-    bytes came for each; `cqe.op` shows a part as a `Read`.
+    It is what `Batch([Read(fd, part, offset) ...])` is, without the objects. The parts run in no
+    order, and each may be short. A part costs its 64 bytes and some nanoseconds.
+    `ring.run(ReadMany(...)).res` says how many bytes came for each; `cqe.op` shows a part as a
+    `Read`.
 
     Args:
         fd: the file; or a sequence of files, or a buffer of descriptors, one for each part: the
             column `res` of a run of `Openat`, for one.
         buffer: writable memory, which the parts fill one after the other; or a sequence of
             writable buffers, one for each part.
-        offsets: where each part starts in its file, in bytes: a sequence of integers or a buffer of
-            them, such as an array.array, a numpy array, or a memoryview. Their count is the count
-            of parts.
-        lengths: how many bytes each part has: one integer for all, or a sequence or buffer of
-            integers. None: the parts of one buffer are equal, and of many buffers all is filled.
+        offsets: where each part starts in its file, in bytes, from 0: a sequence of integers or a
+            buffer of them, such as an array.array, a numpy array, or a memoryview. Their count is
+            the count of parts. (-1, the file's own position, is for `Read`.)
+        lengths: how many bytes each part has, 0..2**32 - 1: one integer for all, or a sequence or
+            buffer of integers; what one buffer has beyond them is left alone. None: the parts of
+            one buffer are equal, and of many buffers all is filled.
         rw_flags: RWF_* flags, as os.preadv has them.
         ioprio: I/O priority, as ioprio_set(2) has it; 0 is the thread's own.
         flags: `SQEFlags` that all parts have, such as ASYNC.
-        personality: registered credentials to run under.
+        personality: registered credentials to run under, 0..65535; 0 means the caller's own.
 
     Lifetime: the buffers are pinned as long as the batch exists. The integers are copied.
     Completion: res is the number of bytes read, 0 at the end of the file.
@@ -297,9 +303,11 @@ class ReadMany(_Many):
 
 class WriteMany(_Many):
     """
-    Many writes, as a batch: what `Batch([Write(fd, part, offset) ...])` is, without the objects.
+    Many writes, as a batch. Equivalent: pwrite(2) for each part.
 
-    Durable only after an `Fsync` that starts when all of them have ended.
+    It is what `Batch([Write(fd, part, offset) ...])` is, without the objects. The parts run in no
+    order, and each may be short. Durable only after an `Fsync` that starts when all of them have
+    ended.
 
     Args:
         fd: the file; or a sequence of files, or a buffer of descriptors, one for each part.
@@ -310,7 +318,7 @@ class WriteMany(_Many):
         rw_flags: RWF_* flags, as os.pwritev has them.
         ioprio: I/O priority, as ioprio_set(2) has it; 0 is the thread's own.
         flags: `SQEFlags` that all parts have, such as ASYNC.
-        personality: registered credentials to run under.
+        personality: registered credentials to run under, 0..65535; 0 means the caller's own.
 
     Lifetime: the buffers are pinned as long as the batch exists; changing their bytes changes what
         the next run writes. The integers are copied.

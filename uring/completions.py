@@ -143,10 +143,12 @@ class CQE:
 
 class Completions(Sequence[CQE]):
     """
-    An immutable batch of completions, in the order in which the ring held them.
+    An immutable sequence of completions.
+
+    Those of `Ring.run()` are in the order of the operations, others in that of the ring.
 
     A sequence of `CQE`, made when looked at. `user_data`, `res` and `flags` are memoryviews over
-    the same batch, one number per completion, without an object each.
+    the same bytes, one number per completion, without an object each.
     """
 
     __slots__ = ("_count", "_raw", "_size", "_subjects")
@@ -185,8 +187,12 @@ class Completions(Sequence[CQE]):
         """
         Raise the first failure, with its index as a note; without one, return the completions.
 
-        What is an ordinary outcome, such as the ETIME of a `Timeout`, is no failure: see
-        `CQE.error`.
+        What is an ordinary outcome, such as the ETIME of a `Timeout`, is no failure (see
+        `CQE.error`), and neither is a short read or write: look at `res` for those. The index
+        counts from 0 in this sequence: after `Ring.run()` it is the operation's place.
+
+        Returns:
+            These completions, so that calls can be chained.
 
         Raises:
             OSError: an operation failed -> the subclass of its errno, with the operation and the
@@ -239,9 +245,16 @@ class Completions(Sequence[CQE]):
             self._subjects or [None] * len(self),
         )
 
-    def __add__(self, other: "Completions") -> "Completions":
-        subjects = [*self._subjects, *other._subjects]
-        return Completions(self._raw + other._raw, subjects, cqe_size=self._size)
+    def __add__(self, other: object) -> "Completions":
+        """Join completions of rings whose CQEs have one size; what is empty goes with all."""
+        if not isinstance(other, Completions):
+            return NotImplemented
+        if not self._count or not other._count:
+            return self if self._count else other
+        if self._size != other._size:
+            raise ValueError("completions of a ring with CQE32 cannot be joined to others")
+        known = [each._subjects or [None] * each._count for each in (self, other)]
+        return Completions(self._raw + other._raw, [*known[0], *known[1]], self._size)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Completions):
