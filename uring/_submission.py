@@ -96,11 +96,16 @@ class SubmissionSide(Core):
                 op._remember(prepared)
         if prepared and type(user_data) is int and not user_data >> 63:
             number = user_data
-        elif prepared and user_data is None and op.user_data is None:
-            number = self._next_number  # as _draw()
-            self._next_number = number + 1
-        else:
+        elif not prepared:
             return self._queue(op, user_data)
+        else:
+            chosen = op.user_data if user_data is None else user_data
+            if chosen is None:
+                chosen = self._next_number  # as _draw()
+                self._next_number = chosen + 1
+            elif type(chosen) is not int or chosen >> 63:
+                return self._queue(op, user_data)
+            number = chosen
         pending = self._pending
         if len(pending) <= self._room:
             try:

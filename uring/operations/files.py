@@ -195,10 +195,8 @@ class Writev(Operation):
 
 def _encode_vector(self: Any, *, write: bool) -> tuple[bytes, object]:
     pins, address, count = _memory.iovecs(self._buffers, write=write)
-    off, rw_flags, ioprio = _position(self._offset), self._rw_flags, self._ioprio
-    return self._pack(
-        self._fd, off=off, addr=address, len=count, op_flags=rw_flags, ioprio=ioprio
-    ), pins
+    off = _position(self._offset)
+    return self._pack(self._fd, off, address, count, self._rw_flags, self._ioprio), pins
 
 
 @operation
