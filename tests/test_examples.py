@@ -91,7 +91,7 @@ def pattern(size: int) -> bytes:
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
-def test_example_is_shorter_than_80_lines(path: Path) -> None:
+def test_example_is_short(path: Path) -> None:
     """Every example has fewer than 80 lines, but for those whose reason LINES gives."""
     assert len(path.read_text().splitlines()) < LINES.get(path.name, 80)
 

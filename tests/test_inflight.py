@@ -457,7 +457,7 @@ def test_inflight_number_of_a_maker_of_descriptors_is_for_its_kind() -> None:
     assert claim(InFlight(), [drawn]) == {}
 
 
-class MovingTail(dict[int, Any]):
+class MovingCount(dict[int, Any]):
     """A dict during whose look-ups a handler submits everything, and it ends."""
 
     pending: list[Any]
@@ -488,11 +488,11 @@ def test_inflight_add_notices_a_handler_that_submitted(known: list[int]) -> None
     if not known:
         pending = MovingPending(pending)
     elif len(known) < 2:
-        entries = MovingTail(table.entries)
+        entries = MovingCount(table.entries)
         entries.pending = pending
         table.entries = entries
     else:
-        shared = MovingTail(table.shared)
+        shared = MovingCount(table.shared)
         shared.pending = pending
         table.shared = shared
     assert table.add(pending)[0] == 0

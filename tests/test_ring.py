@@ -237,8 +237,8 @@ def test_overflowing_completions_wait_in_the_kernel() -> None:
 def test_records_that_another_submit_has_placed_are_not_entered_again(ring: Ring) -> None:
     """A submit that was cut off after placing leaves nothing behind that would never end."""
     ring.queue_all([Nop(user_data=1), Nop(user_data=2)])
-    tail, records = ring._begin_handover()
-    assert ring._place(tail, records) & 0xFFFFFFFF == 2
+    start, recent = ring._begin_handover()
+    assert ring._place(start, recent) & 0xFFFFFFFF == 2
     ring._handovers = 0  # as if the placing came right after the reader's own look at it
     assert list(ring.copy_cqes().user_data) == [1, 2]
     ring._handovers = 1

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -77,9 +78,13 @@ def test_only_the_door_imports_the_compiled_module() -> None:
 
 
 def test_only_one_file_takes_addresses() -> None:
-    """ffi.from_buffer and the shim's uring_address stand in _memory alone."""
-    users = {path.name for path in SOURCES if "from_buffer" in path.read_text(encoding="utf-8")}
-    assert users == {"_memory.py"}
+    """ffi.from_buffer and uring_address stand in _memory alone, and who uses them is known."""
+    texts = {module_name(path): path.read_text(encoding="utf-8") for path in SOURCES}
+    for name in ("from_buffer", "uring_address"):
+        assert {path for path, text in texts.items() if name in text} == {"uring._memory"}
+    users = {path for path, text in texts.items() if re.search(r"\b(lend|address_of)\(", text)}
+    operations = {"uring.operations._base", "uring.operations.files"}
+    assert users == {"uring._memory", "uring._columns", "uring.registry.files", *operations}
 
 
 @pytest.mark.parametrize("path", [*SOURCES, *PACKAGE.glob("*.h")], ids=lambda path: path.name)

@@ -71,8 +71,13 @@ def _operation(subject: Subject) -> Queueable | None:
     return subject.operation if isinstance(subject, Answer) else subject
 
 
-class Run(Protocol):
-    """A batch that is being run: see _running."""
+class RunInFlight(Protocol):
+    """A batch that is being run, as far as others than its runner look at it: see _running.Run."""
+
+    batch: Any
+    first: int
+    is_orphan: bool
+    shim: Any
 
     @property
     def in_flight(self) -> int:
@@ -83,6 +88,15 @@ class Run(Protocol):
 
     def overlaps(self, numbers: range) -> bool:
         """Whether any of its operations has one of these."""
+
+    def unended(self) -> list[int]:
+        """The indices of what was placed and has posted nothing yet."""
+
+    def numbers_of(self, indices: list[int]) -> list[int]:
+        """The user_data of these operations."""
+
+    def close_descriptors(self) -> None:
+        """Close what its operations have opened; once."""
 
 
 class _Shared:
@@ -125,7 +139,7 @@ class Chain:
         return (*self.numbers[: self.skipping], number)
 
 
-Claim = Chain | Run | type[Queueable]
+Claim = Chain | RunInFlight | type[Queueable]
 """The chain, run, or one kind of operation, that a user_data belongs to while it is in flight."""
 
 
@@ -154,7 +168,7 @@ class InFlight:
         """The one operation that is in flight, or None."""
         self.recent: Recent | None = None
         """All that is in flight, as it was submitted, or None."""
-        self.runs: dict[int, Run] = {}
+        self.runs: dict[int, RunInFlight] = {}
         """The batches that are being run, with their memory; their CQEs never come here."""
         self.entries: dict[int, Record] = {}
         self.shared: dict[int, _Shared] = {}
@@ -413,7 +427,7 @@ class InFlight:
             return True
         return bool([run for run in runs if run.overlaps(numbers)])
 
-    def check_runs(self, numbers: Iterable[int], *, besides: Run | None = None) -> None:
+    def check_runs(self, numbers: Iterable[int], *, besides: RunInFlight | None = None) -> None:
         """
         Look whether a run has a number that is now chosen for something else.
 

@@ -1,10 +1,11 @@
 """
 What the kernel may touch, as pins.
 
-Every function turns a Python value into (pin, address, ...): the address goes into an SQE, and the
+Most functions turn a Python value into a pin and its address: the address goes into an SQE, and the
 memory behind it stays where it is as long as the pin is referenced. A pin of a caller's buffer is
 a buffer export, so resizing a bytearray or closing an mmap under the kernel's hands raises
-BufferError there and then. This is the only file that takes addresses.
+BufferError there and then. This is the only file that names from_buffer and uring_address;
+_columns.py, operations/_base.py and the two files.py use them as `lend` and `address_of`.
 """
 
 import math

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 from uring import _memory
 from uring._completion import CompletionSide, deadline_ns
 from uring._ffi import ffi, lib
-from uring._inflight import FIRST_DRAWN
+from uring._inflight import FIRST_DRAWN, RunInFlight
 from uring._setup import RingParams
 from uring._submission import SubmissionSide
 from uring.batch import Batch
@@ -71,7 +71,7 @@ class Run:
         self.first = 0
         """The first of its numbers; also what the ring knows it by."""
         self.is_orphan = False
-        self.sqes, self.subjects, self.own_pins = batch._columns()
+        self.sqes, self.subjects, self.own_pins = batch._for_run()
         self.pins = batch._pins
         self.cqe_size = cqe_size
         self.cqes = ffi.new("char[]", batch._count * cqe_size)
@@ -82,7 +82,7 @@ class Run:
         self.shim.count = batch._count
         self._opened: list[int | None] | None = None
 
-    def number(self) -> None:
+    def assign_numbers(self) -> None:
         """Give each operation its number; the shim finds it again in the pairs, by bisection."""
         count = self.batch._count
         numbers = array("Q", range(self.first, self.first + count))
@@ -258,7 +258,7 @@ class RunSide(SubmissionSide, CompletionSide):
                 self._in_flight.runs.pop(run.first, None)
                 run.first = self._draw(run.batch._count)
         if run.batch._chosen:
-            run.number()
+            run.assign_numbers()
 
     def _claim_numbers(self, run: Run) -> bool:
         """
@@ -314,7 +314,7 @@ class RunSide(SubmissionSide, CompletionSide):
         with self._lock:
             self._fetch_more(None)
 
-    def _drop(self, run: Run) -> None:
+    def _drop(self, run: RunInFlight) -> None:
         """Take a run that has ended from the table."""
         in_flight = self._in_flight
         for number in run.batch._chosen:
@@ -379,7 +379,7 @@ class RunSide(SubmissionSide, CompletionSide):
             lib.uring_run_stop(run.shim)
             self._settle(run)
 
-    def _settle(self, run: Run) -> None:
+    def _settle(self, run: RunInFlight) -> None:
         """Let a run go that nobody waits for, if it has ended; else it stays in the table."""
         result = lib.uring_run_release(self._shim, run.shim)
         if result == -errno.EAGAIN or (result < 0 and run.in_flight):
@@ -390,7 +390,7 @@ class RunSide(SubmissionSide, CompletionSide):
     def _settle_runs(self) -> None:
         """Let all those go; and cancel, again, what who left it was cut off from cancelling."""
         for run in list(self._in_flight.runs.values()):
-            if isinstance(run, Run) and run.is_orphan:
+            if run.is_orphan:
                 self._settle(run)
                 if run.in_flight and run is not self._cancelling and self._refusal is None:
                     self._cancel(run.numbers_of(run.unended()))

@@ -117,7 +117,7 @@ class Batch:
         if hasattr(self, "_sqes"):
             raise TypeError(f"a {type(self).__name__} is immutable: make another one")
 
-    def _columns(self) -> "tuple[CData, Subjects, object]":
+    def _for_run(self) -> "tuple[CData, Subjects, object]":
         """What one run needs: the SQEs, what its completions are of, and pins of its own."""
         if not self._fresh:
             return self._sqes, self._ops, None

@@ -51,7 +51,7 @@ from uring._completion import deadline_ns
 from uring._core import CLOSED, FORKED
 from uring._ffi import ffi, lib
 from uring._inflight import InFlight
-from uring._running import Run, RunSide
+from uring._running import RunSide
 from uring._setup import RingParams, check_range, setup
 from uring._views import CompletionQueueView, SubmissionQueueView
 from uring.completions import EMPTY, close_all, uncollected_descriptors
@@ -530,7 +530,7 @@ class Ring(RunSide):
         if result >= 0 or result in CANCEL_ANSWERS:
             return
         # Before 6.0, or where registering is forbidden: one ASYNC_CANCEL for each.
-        runs = [run for run in self._in_flight.runs.values() if isinstance(run, Run)]
+        runs = list(self._in_flight.runs.values())
         numbers = [
             *self._in_flight.numbers(),
             *(n for run in runs for n in run.numbers_of(run.unended())),
