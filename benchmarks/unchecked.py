@@ -16,6 +16,7 @@ import tempfile
 import time
 from array import array
 from collections.abc import Callable
+from typing import Any
 
 from uring import CQE, Completions, Nop, Read, Ring
 from uring._ffi import lib
@@ -43,8 +44,9 @@ class Unchecked:
 
     def queue_read(self, op: Read, *, user_data: int) -> int:
         """Pin, encode and append."""
-        pin = lend(BYTES, op._buffer, True)  # type: ignore[attr-defined]  # noqa: FBT003
-        fields = op._fd, op._offset, address_of(pin), len(pin)  # type: ignore[attr-defined]
+        slots: Any = op  # whose names mypy does not know
+        pin = lend(BYTES, slots._buffer, True)  # noqa: FBT003 - as the package does
+        fields = slots._fd, slots._offset, address_of(pin), len(pin)
         self.pending.append((user_data, pack_lent(22, 0, 0, *fields, 0, 0), op, pin))
         return user_data
 
