@@ -1176,6 +1176,23 @@ def test_copying_one_completion_keeps_the_words_of_a_big_one() -> None:
         assert ring.copy_cqe().big_cqe == (11, 22)
 
 
+@pytest.mark.parametrize("copy", [Ring.copy_cqe, lambda ring: ring.copy_cqes()[0]])
+@pytest.mark.parametrize("submit", [Ring.submit, Ring.submit_and_wait])
+def test_copying_one_completion_with_more_ends_nothing(
+    ring: Ring, copy: Callable[[Ring], uring.CQE], submit: Callable[[Ring], int]
+) -> None:
+    """The one operation in flight stays there after a completion that has MORE."""
+    inlet, outlet = os.pipe()
+    ring.queue(SQE(Opcode.POLL_ADD, fd=inlet, len=uring.PollFlags.ADD_MULTI, op_flags=1))
+    os.write(outlet, b"x")
+    submit(ring)
+    assert copy(ring).more
+    assert ring.in_flight == 1
+    ring.close()
+    os.close(inlet)
+    os.close(outlet)
+
+
 def test_submitting_one_notices_what_a_handler_queues_meanwhile(ring: Ring) -> None:
     """What is queued in the middle of submit_and_wait() is submitted once, and nothing is lost."""
     queued: list[int] = []
@@ -1197,13 +1214,13 @@ def test_submitting_one_notices_what_a_handler_queues_meanwhile(ring: Ring) -> N
 
 
 def test_close_wakes_who_waits_for_many() -> None:
-    """A thread that waits for 4096 completions on a ring of one entry is told, and promptly."""
-    ring = Ring(1, cq_entries=4096)
+    """A thread that waits for 65536 completions on a ring of one entry is told, and promptly."""
+    ring = Ring(1, cq_entries=65536)
     told: list[BaseException] = []
 
     def wait() -> None:
         try:
-            ring.submit_and_wait(4096)
+            ring.submit_and_wait(65536)
         except uring.RingClosedError as error:
             told.append(error)
 
