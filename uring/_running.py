@@ -127,7 +127,7 @@ class Run:
 
     def is_held_up(self) -> bool:
         """
-        Whether all that is in flight may stand behind a drain.
+        Whether something that is in flight has IO_DRAIN, and so may hold up all behind it.
 
         The kernel finds nothing there to be cancelled (io_queue_deferred in io_uring/io_uring.c):
         it ends when what was submitted before it has, which may be somebody else's.
