@@ -17,6 +17,7 @@ The layers, from the top; each imports only from those below it:
     flags  _ffi                             the kernel's numbers; the door to the C shim
 """
 
+from uring._memory import FixedBuffer
 from uring._setup import RingParams
 from uring.batch import Batch, ReadMany, WriteMany
 from uring.completions import (
@@ -117,13 +118,16 @@ from uring.ring import (
     Ring,
 )
 from uring.sqe import (
+    AUTO,
     SQE,
+    Auto,
     Fixed,
     hardlink,
     link,
 )
 
 __all__ = [
+    "AUTO",
     "CQE",
     "CQE_BUFFER_SHIFT",
     "FILE_INDEX_ALLOC",
@@ -138,6 +142,7 @@ __all__ = [
     "Accept",
     "AcceptFlags",
     "AsyncCancel",
+    "Auto",
     "Batch",
     "BpfCommand",
     "BpfFilterFlags",
@@ -152,6 +157,7 @@ __all__ = [
     "EnterFlags",
     "Features",
     "Fixed",
+    "FixedBuffer",
     "FixedFdFlags",
     "Fsync",
     "FsyncFlags",

@@ -139,7 +139,14 @@ class Chain:
         return (*self.numbers[: self.skipping], number)
 
 
-Claim = Chain | RunInFlight | type[Queueable]
+@attrs.frozen
+class Sole:
+    """An operation whose memory says what it made: nobody could tell if it shared its number."""
+
+    kind: type[Queueable]
+
+
+Claim = Chain | Sole | RunInFlight | type[Queueable]
 """The chain, run, or one kind of operation, that a user_data belongs to while it is in flight."""
 
 
@@ -400,12 +407,17 @@ class InFlight:
         found: dict[int, Claim] = dict(self._chains(records))
         for record in records:
             operation = _operation(record[2])
-            if operation is not None and operation._makes_descriptor and record[0] < FIRST_DRAWN:
+            if operation is None or record[0] >= FIRST_DRAWN:
+                continue
+            if operation._is_sole:
+                self.check_claim(record[0], found.get(record[0]))
+                found[record[0]] = Sole(type(operation))
+            elif operation._makes_descriptor:
                 found.setdefault(record[0], type(operation))
         for record in records:
             number, kind = record[0], type(_operation(record[2]))
             self.check_claim(number, self.claims.get(number), kind)
-            if not isinstance(found.get(number), Chain):
+            if not isinstance(found.get(number), Chain | Sole):
                 self.check_claim(number, found.get(number), kind)
         return found
 
@@ -473,6 +485,8 @@ class InFlight:
             return
         if isinstance(claim, Chain):
             what = "in a chain with CQE_SKIP_SUCCESS"
+        elif isinstance(claim, Sole):
+            what = f"of {claim.kind.__name__}, whose memory holds its descriptors"
         elif isinstance(claim, type):
             what = f"of {claim.__name__}, whose result is a descriptor"
         else:

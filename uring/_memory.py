@@ -129,6 +129,53 @@ def _refusal(buffer: object, *, writable: bool) -> Exception:
     return TypeError(f"the buffer must be {wanted}, not {type(buffer).__name__}")
 
 
+class FixedBuffer:
+    """
+    A part of a registered buffer, as `RegisteredBuffers` gives them; slicing one gives another.
+
+    Stands where `ReadFixed`, `WriteFixed` and their like take a buffer, and exports its memory, as
+    `memoryview(part.view)`. It keeps the memory, not the registration: once that is gone,
+    operations on it complete with EFAULT.
+    """
+
+    __slots__ = ("buf_index", "view")
+
+    def __init__(self, view: memoryview, buf_index: int) -> None:
+        self.view = view
+        """The memory."""
+        self.buf_index = buf_index
+        """The index of the registered buffer that it lies in."""
+
+    def __len__(self) -> int:
+        return self.view.nbytes
+
+    def __getitem__(self, part: slice) -> "FixedBuffer":
+        if not isinstance(part, slice):
+            raise TypeError(f"a FixedBuffer is cut with a slice, not {part!r}: see its `view`")
+        return FixedBuffer(self.view[part], self.buf_index)
+
+    def __repr__(self) -> str:
+        return f"<FixedBuffer of {len(self)} bytes in registered buffer {self.buf_index}>"
+
+
+def fixed_part(
+    buffer: "Buffer | FixedBuffer", buf_index: int | None, *, write: bool
+) -> "tuple[CData, int, int, int]":
+    """Pin memory inside a registered buffer: (pin, address, length, the buffer's index)."""
+    if isinstance(buffer, FixedBuffer):
+        if buf_index not in {None, buffer.buf_index}:
+            raise ValueError(f"{buffer!r} was given with buf_index {buf_index}")
+        pin = (writable if write else readable)(buffer.view)
+        return *pin, buffer.buf_index
+    if buf_index is None:
+        raise TypeError(
+            "which registered buffer is it in? Give buf_index, or a FixedBuffer, as"
+            " Ring.register_buffers() returns them"
+        )
+    pin = (writable if write else readable)(buffer)
+    return *pin, buf_index
+
+
 def iovecs(buffers: "Iterable[Buffer]", *, write: bool) -> tuple[object, int, int]:
     """Pin buffers and an array of struct iovec over them: (pins, address, count)."""
     is_plain = type(buffers) is tuple  # else the look costs more than the rest

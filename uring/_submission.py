@@ -41,8 +41,10 @@ def _high(chosen: int | None) -> list[int]:
 
 
 def needs_claims(op: Queueable, record: Record) -> bool:
-    """Whether numbers must be claimed for it: it skips its CQE, or makes a descriptor."""
-    return bool(record[1][1] & _SKIP) or (op._makes_descriptor and record[0] < FIRST_DRAWN)
+    """Whether numbers must be claimed for it: it skips its CQE, or makes descriptors."""
+    if record[1][1] & _SKIP:
+        return True
+    return record[0] < FIRST_DRAWN and (op._makes_descriptor or op._is_sole)
 
 
 class SubmissionSide(Core):

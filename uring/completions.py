@@ -131,8 +131,8 @@ class CQE:
         if subject is None:
             return self.res
         if isinstance(subject, Answer):
-            return subject.operation._result(self.res, subject.memory)
-        return subject._result(self.res, None)
+            return subject.operation._result(self.res, subject.memory, self.flags)
+        return subject._result(self.res, None, self.flags)
 
     def __repr__(self) -> str:
         name = errno.errorcode.get(-self.res, "") if self.res < 0 else ""
@@ -272,12 +272,16 @@ class Completions(Sequence[CQE]):
 
 def uncollected_descriptors(completions: Completions) -> list[int]:
     """What the operations in `completions` have opened."""
-    found = []
+    found: list[int] = []
     for cqe in completions:
         subject = cqe._subject
-        operation = subject.operation if isinstance(subject, Answer) else subject
-        if operation is not None and cqe.res >= 0 and operation._makes_descriptor:
-            found.append(cqe.res)
+        if subject is None or cqe.res < 0 or cqe.is_notification:
+            continue
+        if isinstance(subject, Answer):
+            made = subject.operation._descriptors(cqe.res, subject.memory, cqe.flags)
+        else:
+            made = subject._descriptors(cqe.res, None, cqe.flags)
+        found += made
     return found
 
 

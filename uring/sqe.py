@@ -9,6 +9,8 @@ descriptor is expected; `file_field` turns whatever names a file into what the r
 import operator
 import struct
 import sys
+from collections.abc import Iterable
+from enum import Enum
 from typing import (
     ClassVar,
     Final,
@@ -23,6 +25,7 @@ from typing import (
 import attrs
 
 from uring.flags import (
+    FILE_INDEX_ALLOC,
     AcceptFlags,
     Opcode,
     PollFlags,
@@ -91,6 +94,57 @@ class Fixed:
 
 
 FileLike = int | HasFileno | Fixed
+
+
+class Auto(Enum):
+    """The type of `AUTO`, of which there is one."""
+
+    AUTO = "AUTO"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+AUTO: Final = Auto.AUTO
+"""
+Instead of `Fixed(index)` where an operation makes a registered file: the kernel picks a free slot.
+
+Its result is then the slot. ENFILE when none is free. Kernel: 5.19.
+"""
+
+Slot = Fixed | Auto
+
+
+def file_index(slot: Slot | None) -> int:
+    """``sqe->file_index``: the slot plus one, or 0 for an ordinary descriptor."""
+    if slot is None:
+        return 0
+    if slot is AUTO:
+        return FILE_INDEX_ALLOC
+    if not isinstance(slot, Fixed):
+        raise TypeError(f"a slot is Fixed(index) or AUTO, not {slot!r}")
+    return slot.index + 1
+
+
+class HasBgid(Protocol):
+    """A group of provided buffers, as it is registered."""
+
+    @property
+    def bgid(self) -> int:
+        """The buffer group id."""
+
+
+Group = HasBgid | int
+
+
+def buffer_group(group: Group) -> int:
+    """``sqe->buf_group``: the id of a group of provided buffers."""
+    if type(group) is int:
+        return group
+    bgid = getattr(group, "bgid", None)
+    if not isinstance(bgid, int) or isinstance(bgid, bool):
+        raise TypeError(f"a buffer group is a BufferRing or the number of one, not {group!r}")
+    return bgid
 
 
 def file_field(fd: FileLike) -> tuple[int, int]:
@@ -185,8 +239,15 @@ class Queueable:
     def _remember(self, _prepared: tuple[bytes, object]) -> None:
         """Keep what `_encode` gave, if the next call would give the same."""
 
-    def _result(self, res: int, _memory: object) -> object:
+    _is_sole: ClassVar[bool] = False
+    """Whether it must not share its user_data: its memory says which descriptors it made."""
+
+    def _result(self, res: int, _memory: object, _flags: int) -> object:
         return res
+
+    def _descriptors(self, res: int, _memory: object, _flags: int) -> Iterable[int]:
+        """The new descriptors of this process that a result >= 0 stands for."""
+        return (res,) if self._makes_descriptor else ()
 
     def _error_context(self, _number: int) -> tuple[str, str | bytes | None]:
         return f"in {self!r}", None

@@ -16,7 +16,17 @@ from uring import _memory
 from uring._memory import BYTES, address_of, is_buffer, lend
 from uring._values import value
 from uring.flags import Opcode, SQEFlags
-from uring.sqe import NO_FLAGS, FileLike, Fixed, Queueable, explain, file_field, record_pack
+from uring.sqe import (
+    AUTO,
+    NO_FLAGS,
+    FileLike,
+    Fixed,
+    Queueable,
+    Slot,
+    explain,
+    file_field,
+    record_pack,
+)
 
 _T = TypeVar("_T")
 
@@ -124,8 +134,11 @@ class Operation(Queueable):
         buf_index: int = 0,
         splice_fd_in: int = 0,
         addr3: int = 0,
+        sqe_flags: int = 0,
     ) -> bytes:
         flags = self._flags
+        if sqe_flags:
+            flags = int(flags) | sqe_flags
         if type(fd) is not int:
             fd, fixed = file_field(fd)
             if fixed:
@@ -155,6 +168,25 @@ class Operation(Queueable):
             except (TypeError, ValueError) as error:
                 raise type(error)(f"{self!r}: {error}") from None
             raise
+
+
+@operation
+class MakesFile(Operation):
+    """An operation that makes a descriptor, or a registered file when it is given a slot."""
+
+    slot: Slot | None = attrs.field(default=None, kw_only=True)
+
+    _prepared: Literal[False] = with_care()
+
+    @property
+    def _makes_descriptor(self) -> bool:  # type: ignore[override]  # of the class, for the others
+        return self.slot is None
+
+    def _result(self, res: int, _memory: object, _flags: int) -> object:
+        """Return the new descriptor, or the slot that was filled."""
+        if self.slot is None:
+            return res
+        return Fixed(res) if self.slot is AUTO else self.slot
 
 
 pack_lent: Final = struct.Struct("=BBHiQQII10xH20x").pack

@@ -90,7 +90,7 @@ class Accept(Operation):
         encoded = self._pack(self.fd, addr=room.address, off=room.length_address, op_flags=flags)
         return encoded, room
 
-    def _result(self, res: int, memory: object) -> object:
+    def _result(self, res: int, memory: object, _flags: int) -> object:
         if not self.address:
             return res
         # Without the room when it shared its user_data: which one it was cannot be told.

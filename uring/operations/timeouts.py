@@ -37,7 +37,7 @@ class _TimesOut(Operation):
 
     _ordinary = frozenset({errno.ETIME, errno.ECANCELED})
 
-    def _result(self, res: int, _memory: object) -> bool:
+    def _result(self, res: int, _memory: object, _flags: int) -> bool:
         return res == -errno.ETIME
 
 
