@@ -5,18 +5,22 @@ The layers, from the top; each imports only from those below it:
 
     __main__                                what this machine allows, and a self-check
     ring                                    Ring: queue -> submit -> wait -> copy out
-    _running                                Ring.run(): whole batches, in C
+    _running  _providing                    Ring.run(): whole batches, in C; provided buffers
     _submission  _completion                its two sides
     _core                                   the floor that they share
     batch  _views  _teardown                prepared batches; looking at a ring; rings nobody closes
-    operations  registry  _inflight         one class per request; registrations; what is in flight
+    _inflight                               what is in flight
+    operations  registry                    one class per request; registrations
+    _claims  _pledges                       numbers that are not shared; promises to other rings
     probe  _columns                         what this kernel has; many reads or writes from columns
     _setup                                  how a ring begins
+    _leases                                 provided buffers in Python's hands
     completions  _memory                    CQE; what the kernel may touch
     sqe  errors  _values                    the raw 64 bytes; the exceptions; how values are made
     flags  _ffi                             the kernel's numbers; the door to the C shim
 """
 
+from uring._leases import Lease
 from uring._memory import FixedBuffer
 from uring._setup import RingParams
 from uring.batch import Batch, ReadMany, WriteMany
@@ -114,6 +118,7 @@ from uring.operations import (
     Writev,
 )
 from uring.probe import Probe, probe
+from uring.registry.buffer_rings import BufferRing, SendBufferRing
 from uring.ring import (
     Ring,
 )
@@ -146,6 +151,7 @@ __all__ = [
     "Batch",
     "BpfCommand",
     "BpfFilterFlags",
+    "BufferRing",
     "CQEFlags",
     "CQRingFlags",
     "CancelFlags",
@@ -161,6 +167,7 @@ __all__ = [
     "FixedFdFlags",
     "Fsync",
     "FsyncFlags",
+    "Lease",
     "LinkTimeout",
     "MemRegionFlags",
     "MemRegionTypeFlags",
@@ -197,6 +204,7 @@ __all__ = [
     "SQEFlags",
     "SQRingFlags",
     "Send",
+    "SendBufferRing",
     "SendRecvFlags",
     "SetupError",
     "SetupFlags",

@@ -20,9 +20,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from uring import _memory
+from uring._claims import FIRST_DRAWN, RunInFlight
 from uring._completion import CompletionSide, deadline_ns
 from uring._ffi import ffi, lib
-from uring._inflight import FIRST_DRAWN, RunInFlight
 from uring._setup import RingParams
 from uring._submission import SubmissionSide
 from uring.batch import Batch

@@ -51,6 +51,7 @@ from uring._completion import deadline_ns
 from uring._core import CLOSED, FORKED
 from uring._ffi import ffi, lib
 from uring._inflight import InFlight
+from uring._providing import ProvideSide
 from uring._running import RunSide
 from uring._setup import RingParams, check_range, setup
 from uring._views import CompletionQueueView, SubmissionQueueView
@@ -76,7 +77,7 @@ def _packed(number: int) -> bytes:
     return number.to_bytes(8, sys.byteorder)
 
 
-class Ring(RunSide):
+class Ring(RunSide, ProvideSide):
     """
     An io_uring: a submission queue and a completion queue shared with the kernel.
 
@@ -440,8 +441,10 @@ class Ring(RunSide):
                 lib.uring_exit(self._shim)
         self._fd = -1
         _teardown.forget(self)
+        for block in list(self._blocks.values()):
+            lib.uring_buffers_close(block.shim)
         if self._in_flight:
-            _teardown.keep_for_ever(self._in_flight)
+            _teardown.keep_for_ever((self._in_flight, self._blocks, self._provided, self._retired))
             warnings.warn(
                 f"{len(self._in_flight)} operations of a ring could not be taken back from the"
                 f" kernel within {seconds} s; their memory is kept until the process ends",
