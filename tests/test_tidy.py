@@ -18,6 +18,7 @@ FLOORS = [
     {"__main__"},
     {"__init__", "_selfcheck"},
     {"ring"},
+    {"_streaming"},
     {"_running", "_providing"},
     {"_submission", "_completion"},
     {"_core"},

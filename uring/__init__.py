@@ -5,6 +5,7 @@ The layers, from the top; each imports only from those below it:
 
     __main__                                what this machine allows, and a self-check
     ring                                    Ring: queue -> submit -> wait -> copy out
+    _streaming                              completions of one operation, as they come
     _running  _providing                    Ring.run(): whole batches, in C; provided buffers
     _submission  _completion                its two sides
     _core                                   the floor that they share
@@ -23,6 +24,7 @@ The layers, from the top; each imports only from those below it:
 from uring._leases import Lease
 from uring._memory import FixedBuffer
 from uring._setup import RingParams
+from uring._streaming import Stream, StreamEnd
 from uring.batch import Batch, ReadMany, WriteMany
 from uring.completions import (
     CQE,
@@ -212,6 +214,8 @@ __all__ = [
     "Socket",
     "SocketCommand",
     "SpliceFlags",
+    "Stream",
+    "StreamEnd",
     "SubmissionQueueFull",
     "Timeout",
     "TimeoutFlags",

@@ -152,6 +152,8 @@ class RunSide(SubmissionSide, CompletionSide):
     def __init__(self, shim: "CData", inbox: "CData", params: RingParams) -> None:
         super().__init__(shim, inbox, params)
         self._cancelling: Run | None = None
+        self._unread: list[int | None] = [None]
+        """Descriptors that nobody has collected, while they are being closed: see close_all."""
 
     def run(
         self, operations: Batch | Iterable[Queueable], *, timeout: float | None = None

@@ -52,8 +52,8 @@ from uring._core import CLOSED, FORKED
 from uring._ffi import ffi, lib
 from uring._inflight import InFlight
 from uring._providing import ProvideSide
-from uring._running import RunSide
 from uring._setup import RingParams, check_range, setup
+from uring._streaming import StreamSide
 from uring._views import CompletionQueueView, SubmissionQueueView
 from uring.completions import EMPTY, close_all, uncollected_descriptors
 from uring.errors import EnterError, RingClosedError
@@ -77,7 +77,7 @@ def _packed(number: int) -> bytes:
     return number.to_bytes(8, sys.byteorder)
 
 
-class Ring(RunSide, ProvideSide):
+class Ring(StreamSide, ProvideSide):
     """
     An io_uring: a submission queue and a completion queue shared with the kernel.
 
@@ -131,7 +131,6 @@ class Ring(RunSide, ProvideSide):
         )
         super().__init__(shim, inbox, params)
         self._closing_lock = threading.RLock()
-        self._orphans: list[int | None] = [None]
         _teardown.watch(self)
         self._fd = int(shim.fd)
 
@@ -499,15 +498,15 @@ class Ring(RunSide, ProvideSide):
     def _reap(self, *, can_enter: bool) -> None:
         """Consume all completions, and close the descriptors that nobody has collected."""
         while True:
-            close_all(self._orphans)
+            close_all(self._unread)
             kept = self._kept
             if kept is EMPTY:
                 if not (can_enter or self._posted()) or not self._fetch(None):
                     return
                 continue
-            orphans = [None, *uncollected_descriptors(kept)]
+            unread = [None, *uncollected_descriptors(kept)]
             if self._kept is kept:  # no call from here to the second store
-                self._orphans = orphans
+                self._unread = unread
                 self._kept = EMPTY
 
     def _discard_published(self) -> None:

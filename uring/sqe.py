@@ -256,6 +256,9 @@ class Queueable:
     _lends_to_ring: ClassVar[bool] = False
     """Whether the kernel keeps using its memory after its completion, until the ring is closed."""
 
+    _ends_with_zero: ClassVar[bool] = False
+    """Whether a result of 0 means that no more will come: the end of a file, or of a stream."""
+
     _takes_buffer: ClassVar[bool] = False
     """Whether the kernel may pick its buffer from a group, so that leases depend on the order."""
 
