@@ -23,9 +23,9 @@ FLOORS = [
     {"_core"},
     {"_views", "_teardown", "batch"},
     {"operations", "registry", "_inflight", "probe", "_columns"},
-    {"_setup"},
-    {"completions", "_memory"},
-    {"errors", "sqe", "_values"},
+    {"_setup", "_file_memory"},
+    {"completions", "_memory", "_leases"},
+    {"errors", "sqe", "_values", "file_flags"},
     {"flags", "_ffi"},
     {"_uring"},
 ]
@@ -120,7 +120,16 @@ def test_all_is_complete() -> None:
     public = {name for name in vars(uring) if not name.startswith("_")}
     modules = {name for name in public if inspect.ismodule(getattr(uring, name))} - {"probe"}
     assert set(uring.__all__) == public - modules
-    for module in ("batch", "completions", "errors", "flags", "operations", "ring", "sqe"):
+    for module in (
+        "batch",
+        "completions",
+        "errors",
+        "file_flags",
+        "flags",
+        "operations",
+        "ring",
+        "sqe",
+    ):
         for name, value in vars(importlib.import_module(f"uring.{module}")).items():
             own = str(getattr(value, "__module__", "")).startswith(f"uring.{module}")
             if inspect.isclass(value) and own and not name.startswith("_"):
