@@ -112,7 +112,7 @@ def test_operations_whose_completions_need_care_say_so(operation: type[uring.Ope
     """What makes a descriptor or keeps memory is kept off the short way of queue()."""
     (prepared,) = [f for f in operation.__attrs_attrs__ if f.name == "_prepared"]
     needs_care = operation._makes_descriptor or operation._keeps_memory
-    assert (prepared.default is False) == needs_care
+    assert (prepared.default is False) == bool(needs_care)
 
 
 def test_all_is_complete() -> None:

@@ -86,16 +86,21 @@ class StatxRoom(Room):
 
     def decode(self) -> "StatxResult":
         """What the kernel said about the file."""
-        fields = STATX.unpack(self.take(STATX.size))
-        mask, blksize, attributes, *ids = fields[: TIMES.start]
-        stamps = fields[TIMES]
-        times = (
-            seconds * 1_000_000_000 + nanoseconds
-            for seconds, nanoseconds in zip(stamps[::2], stamps[1::2], strict=True)
-        )
-        ids[-1] = StatxAttributes(ids[-1])
-        found = StatxMask(mask), blksize, StatxAttributes(attributes), *ids
-        return StatxResult(*found, *times, *fields[TIMES.stop :])
+        return decode_statx(self.take(STATX.size))
+
+
+def decode_statx(encoded: bytes) -> "StatxResult":
+    """Read a struct statx."""
+    fields = STATX.unpack(encoded)
+    mask, blksize, attributes, *ids, attributes_mask = fields[: TIMES.start]
+    stamps = fields[TIMES]
+    times = [
+        seconds * 1_000_000_000 + nanoseconds
+        for seconds, nanoseconds in zip(stamps[::2], stamps[1::2], strict=True)
+    ]
+    flags = StatxMask(mask), blksize, StatxAttributes(attributes)
+    values = *flags, *ids, StatxAttributes(attributes_mask), *times, *fields[TIMES.stop :]
+    return StatxResult(*values)
 
 
 @attrs.frozen

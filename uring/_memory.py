@@ -194,8 +194,9 @@ def fixed_iovecs(
     indices = {part[3] for part in parts}
     if len(indices) > 1:
         raise ValueError(f"the buffers must lie in one registered buffer, not in {sorted(indices)}")
-    array, address, _ = readable(b"".join(_iovec(part[1], part[2]) for part in parts))
-    return (array, parts), address, len(parts), indices.pop() if indices else buf_index or 0
+    filled = [part for part in parts if part[2]]  # an empty one is EFAULT here, unlike in iovecs()
+    array, address, _ = readable(b"".join(_iovec(part[1], part[2]) for part in filled))
+    return (array, parts), address, len(filled), indices.pop() if indices else buf_index or 0
 
 
 def iovecs(buffers: "Iterable[Buffer]", *, write: bool) -> tuple[object, int, int]:

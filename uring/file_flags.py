@@ -1,8 +1,9 @@
 """
-The numbers of file system calls that Python has no names for, as enumerations like those of flags.
+The numbers of file system calls that Python lacks, as enumerations like those of `flags`.
 
-They are Linux's own (linux/fcntl.h, falloc.h, fs.h, openat2.h, stat.h and asm-generic/mman-common.h),
-not io_uring's. `since` is the first kernel release that has one, where that is later than 5.1.
+They are Linux's own, not io_uring's: those of linux/fcntl.h, falloc.h, fs.h, openat2.h, stat.h and
+asm-generic/mman-common.h. `since` is the first kernel release that has one, where that is later
+than 5.1.
 """
 
 from uring.flags import _Bits, _Number

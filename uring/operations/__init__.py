@@ -1,7 +1,7 @@
 """
-The operations, a file per family: files, fixed, space, paths, xattrs, pipes; sockets, polling,
-timeouts, control.
+The operations, a file per family.
 
+On files: files, fixed, space, paths, xattrs, pipes. On others: sockets, polling, timeouts, control.
 `_base` holds the mechanism that they share, `_targets` what names another operation.
 """
 

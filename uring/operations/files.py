@@ -278,7 +278,7 @@ class ReadMultishot(_Selects):
     queue has overflowed: queue it again then.
 
     Args:
-        fd: a file that can be polled: a pipe, a terminal, a tun device; sockets have `RecvMultishot`.
+        fd: a file that can be polled: a pipe, a terminal, a tun device.
         group: where the buffers come from: a `BufferRing`, or the number of a group.
         length: how much to read at a time. Linux 6.18 takes only 0, as much as a buffer holds, and
             answers EINVAL to anything else.

@@ -75,8 +75,9 @@ class Openat(_Named, MakesFile):
     Completion: res is the new descriptor; it is the caller's to close. One that nobody has copied
         out when the ring closes is closed with it. With a slot, `result()` is the `Fixed`, and res
         0 for a given one, the index for AUTO.
-    Raises: from `CQE.result()`, FileNotFoundError and the like, with the path in `filename`; OSError
-        with ENFILE when no slot is free, EINVAL when it is out of range, ENXIO without a table.
+    Raises: from `CQE.result()`, FileNotFoundError and the like, with the path in `filename`; with
+        a slot, OSError with ENFILE when none is free, EINVAL for one out of range, ENXIO without a
+        table.
 
     Kernel: 5.6; slots 5.15. liburing: io_uring_prep_openat(3), io_uring_prep_openat_direct(3).
     """
@@ -123,8 +124,9 @@ class Openat2(_Named, MakesFile):
     Completion: res is the new descriptor; it is the caller's to close. One that nobody has copied
         out when the ring closes is closed with it. With a slot, `result()` is the `Fixed`, and res
         0 for a given one, the index for AUTO.
-    Raises: from `CQE.result()`, FileNotFoundError and the like, with the path in `filename`; OSError
-        with ENFILE when no slot is free, EINVAL when it is out of range, ENXIO without a table.
+    Raises: from `CQE.result()`, FileNotFoundError and the like, with the path in `filename`; with
+        a slot, OSError with ENFILE when none is free, EINVAL for one out of range, ENXIO without a
+        table.
 
     Kernel: 5.6; slots 5.15. liburing: io_uring_prep_openat2(3), io_uring_prep_openat2_direct(3).
     """

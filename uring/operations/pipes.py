@@ -12,6 +12,7 @@ from uring.sqe import AUTO, UINT64_MAX, FileLike, Fixed, file_field, file_index
 
 __all__ = ["Pipe", "Splice", "Tee"]
 
+_ERESTARTSYS: Final = 512  # include/linux/errno.h; Linux 6.18 lets it out
 _FD_IN_FIXED: Final = int(SpliceFlags.FD_IN_FIXED)
 
 
@@ -21,15 +22,15 @@ class Pipe(MakesFile):
     Make a pipe. Equivalent: pipe2(2).
 
     Args:
-        pipe_flags: os.O_NONBLOCK and os.O_DIRECT, the latter to read in packets as they were written.
+        pipe_flags: os.O_NONBLOCK, and os.O_DIRECT to read in packets, as they were written.
         cloexec: set O_CLOEXEC on both ends, as Python does; of no meaning with a slot.
         slot: make registered files instead of descriptors: with `Fixed(index)` that one and the
             next, whatever they held; with AUTO two free ones, not always neighbours.
 
     Lifetime: the room for the two numbers is the ring's, until the result has been read.
-    Completion: res is 0. `result()` is (the end to read from, the end to write to): descriptors that
-        are the caller's to close, or `Fixed` when there is a slot. Descriptors that nobody has
-        copied out when the ring closes are closed with it. It cannot share its user_data.
+    Completion: res is 0. `result()` is (the end to read from, the end to write to): descriptors,
+        which are the caller's to close, or `Fixed` when there is a slot. Descriptors that nobody
+        has copied out when the ring closes are closed with it. It cannot share its user_data.
     Raises: from `CQE.result()`, OSError with EMFILE or ENFILE when there is no descriptor, or not
         two free slots; with EINVAL when a slot is out of range.
 
@@ -76,6 +77,12 @@ class _Splices(Operation):
         if isinstance(self._fd_in, int | Fixed) and isinstance(self._fd_out, int | Fixed):
             self._prepared = prepared
 
+    def _error_context(self, number: int) -> tuple[str, str | bytes | None]:
+        note, filename = super()._error_context(number)
+        if number == _ERESTARTSYS:
+            note += ": cancelled while it waited for a pipe (ERESTARTSYS, the kernel's own number)"
+        return note, filename
+
     def _encode_both(self: Any, off: int, off_in: int) -> tuple[bytes, object]:
         flags = self._splice_flags
         if not isinstance(flags, int):
@@ -111,10 +118,11 @@ class Splice(_Splices):
         off_in: where to read, in bytes; -1 uses and moves the file's position, and is all that a
             pipe takes (ESPIPE else).
         off_out: where to write, in the same way.
-        splice_flags: os.SPLICE_F_MOVE, SPLICE_F_NONBLOCK (EAGAIN, rather than wait for the pipe) and
-            SPLICE_F_MORE.
+        splice_flags: os.SPLICE_F_MOVE, SPLICE_F_NONBLOCK (EAGAIN, rather than wait for the pipe)
+            and SPLICE_F_MORE.
 
-    Completion: res is the number of bytes moved; 0 at the end of the input.
+    Completion: res is the number of bytes moved; 0 at the end of the input. Cancelled while it
+        waits, it completes with an errno of the kernel's own, 512, as a note on the error says.
 
     Kernel: 5.7. liburing: io_uring_prep_splice(3).
     """
@@ -149,7 +157,8 @@ class Tee(_Splices):
         length: how much to copy at most, in bytes; at most 2**32 - 1.
         splice_flags: os.SPLICE_F_NONBLOCK: EAGAIN, rather than wait for a pipe.
 
-    Completion: res is the number of bytes copied; 0 when the input is empty and nobody writes to it.
+    Completion: res is the number of bytes copied; 0 when the input is empty and has no writer.
+        Cancelled while it waits, it completes with errno 512, as `Splice`.
 
     Kernel: 5.8. liburing: io_uring_prep_tee(3).
     """

@@ -57,10 +57,10 @@ class Getxattr(_Gets):
 
     Lifetime: the path and the name are copied and held until the completion; the room for the value
         is the ring's, until the result has been read.
-    Completion: res is the length of the value. `result()` is the value, as bytes, or with size 0 its
-        length; None when the operation shared its user_data.
-    Raises: from `CQE.result()`, FileNotFoundError and the like, with the path in `filename`; OSError
-        with ENODATA when the file has no such attribute, with ERANGE when the room is too small.
+    Completion: res is the length of the value. `result()` is the value, as bytes, or with size 0
+        its length; None when the operation shared its user_data.
+    Raises: from `CQE.result()`, FileNotFoundError and the like, with the path in `filename`;
+        OSError with ENODATA when the file has no such attribute, ERANGE when the room is too small.
 
     Kernel: 5.19. liburing: io_uring_prep_getxattr(3).
     """
@@ -97,8 +97,8 @@ class Fgetxattr(_Gets):
 
     Lifetime: the name is copied and held until the completion; the room for the value is the
         ring's, until the result has been read.
-    Completion: res is the length of the value. `result()` is the value, as bytes, or with size 0 its
-        length; None when the operation shared its user_data.
+    Completion: res is the length of the value. `result()` is the value, as bytes, or with size 0
+        its length; None when the operation shared its user_data.
     Raises: from `CQE.result()`, OSError with ENODATA when the file has no such attribute, with
         ERANGE when the room is too small.
 
@@ -144,7 +144,7 @@ class Setxattr(Operation):
     path: _memory.PathLike
     name: str | bytes
     value: "Buffer" = lent()
-    xattr_flags: int = attrs.field(default=0, kw_only=True)
+    xattr_flags: int = 0
 
     def _encode(self) -> tuple[bytes, object]:
         path, path_address = _memory.path(self.path)
@@ -176,8 +176,9 @@ class Fsetxattr(Operation):
 
     Lifetime: the name is copied, the value is pinned, until the completion.
     Completion: res is 0.
-    Raises: from `CQE.result()`, OSError with EEXIST, with XATTR_CREATE, ENODATA, with XATTR_REPLACE,
-        E2BIG for too long a value, EOPNOTSUPP for a namespace that the file system does not have.
+    Raises: from `CQE.result()`, FileExistsError with XATTR_CREATE; OSError with ENODATA, with
+        XATTR_REPLACE, E2BIG for too long a value, EOPNOTSUPP for a namespace that the file system
+        does not have.
 
     Kernel: 5.19. liburing: io_uring_prep_fsetxattr(3).
     """
@@ -187,7 +188,7 @@ class Fsetxattr(Operation):
     fd: FileLike
     name: str | bytes
     value: "Buffer" = lent()
-    xattr_flags: int = attrs.field(default=0, kw_only=True)
+    xattr_flags: int = 0
 
     def _encode(self) -> tuple[bytes, object]:
         name, name_address = _file_memory.attribute(self.name)
