@@ -202,6 +202,11 @@ class MakesFile(Operation):
     def _makes_descriptor(self) -> bool:  # type: ignore[override]  # of the class, for the others
         return self.slot is None
 
+    @property
+    def _is_sole(self) -> bool:  # type: ignore[override]  # the same
+        # Under one number with another that makes a descriptor, nobody could tell which res is one.
+        return self.slot is not None
+
     def _result(self, res: int, _memory: object, _flags: int) -> object:
         """Return the new descriptor, or the slot that was filled."""
         if self.slot is None:
