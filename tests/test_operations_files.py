@@ -622,7 +622,10 @@ def test_read_multishot_is_refused_in_a_batch() -> None:
 @pytest.mark.parametrize("kind", [uring.ReadSelect, uring.ReadMultishot])
 def test_read_into_a_group_gives_the_lease_when_there_is_one(kind: Any) -> None:
     """The result is the Lease that the ring found, and the count when it has none."""
-    op, lease = kind(0, SomeGroup()), Lease.__new__(Lease)
+    group = SomeGroup()
+    op, lease = kind(0, group), Lease.__new__(Lease)
+    assert op._encode()[1] is group  # which the ring goes by
+    assert kind(0, GROUP)._encode()[1] is None
     assert op._result(5, lease, 0) is lease
     assert op._result(5, SomeGroup(), 0) == 5
     assert op._result(5, None, 0) == 5
@@ -793,6 +796,27 @@ def test_madvise_refuses_what_would_kill_the_process_or_a_child(advice: int) -> 
     """These, and numbers that this package does not know, are ValueError before any C."""
     with pytest.raises(ValueError, match="refused"):
         uring.Madvise(private(1), advice).sqe()
+
+
+def test_madvise_wipeonfork_takes_nothing_but_an_mmap() -> None:
+    """Memory that is freed for others to use would stay marked: ValueError."""
+    owner = bytearray(3 * PAGE)
+    start = -address_of(owner) % PAGE
+    with pytest.raises(ValueError, match="outlasts"):
+        uring.Madvise(memoryview(owner)[start:][:PAGE], MadviseAdvice.WIPEONFORK).sqe()
+    uring.Madvise(memoryview(owner)[start:][:PAGE], MadviseAdvice.DONTNEED).sqe()
+    uring.Madvise(memoryview(private(2))[PAGE:], MadviseAdvice.WIPEONFORK).sqe()
+
+
+def test_madvise_wipeonfork_wipes_in_a_child(ring: uring.Ring) -> None:
+    """A child has zeros where its parent keeps what is there."""
+    memory = private(1)
+    assert one(ring, uring.Madvise(memory, MadviseAdvice.WIPEONFORK)).result() == 0
+    child = os.fork()
+    if not child:
+        os._exit(memory[:] == bytes(PAGE))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    assert memory[:] == b"x" * PAGE
 
 
 def test_madvise_harmless_takes_any_memory_and_fails_as_the_os_does(ring: uring.Ring) -> None:

@@ -330,7 +330,8 @@ WITH_PATH_ALONE: Final[dict[str, Callable[..., uring.Operation]]] = {
 @pytest.mark.parametrize("make", WITH_PATH.values(), ids=WITH_PATH)
 def test_directory_is_a_descriptor_or_has_a_fileno(make: Any, dir_fd: Any) -> None:
     """The kernel takes no registered file there, and nobody takes anything else: TypeError."""
-    with pytest.raises(TypeError, match=r"registered file|fileno"):
+    wanted = "takes no registered file there" if isinstance(dir_fd, Fixed) else r"fileno\(\)"
+    with pytest.raises(TypeError, match=wanted):
         make("x", dir_fd=dir_fd).sqe()
 
 

@@ -51,6 +51,12 @@ _DESTROYING: Final = frozenset(
 """Advice after which memory may read as zeros, here or in a child."""
 
 
+def _is_mmap(buffer: "Buffer") -> bool:
+    """Whether the memory is unmapped when the object that it belongs to ends."""
+    with memoryview(buffer) as view:
+        return isinstance(view.obj, mmap.mmap)
+
+
 @operation
 class Fallocate(Operation):
     """
@@ -112,8 +118,8 @@ class Fadvise(Operation):
         fd: the file.
         advice: os.POSIX_FADV_*.
         offset: where the part begins, in bytes.
-        length: how long it is, in bytes; 0 for up to the end of the file. More than 2**32 - 1 needs
-            Linux 6.11.
+        length: how long it is, in bytes; 0 for up to the end of the file. Older kernels answer
+            EINVAL to more than 2**32 - 1.
 
     Completion: res is 0, which does not mean that the advice was taken.
 
@@ -143,22 +149,23 @@ class Madvise(Operation):
     The kernel knows pages only. It wants the beginning of one (EINVAL else; an mmap has that) and
     goes on to the end of the last one, also when the buffer ends before. So the advice that makes
     memory read as zeros (DONTNEED, DONTNEED_LOCKED, FREE, REMOVE, WIPEONFORK) is only taken for
-    writable memory of whole pages: behind a part of one there may be another object.
+    writable memory of whole pages: behind a part of one there may be another object. And WIPEONFORK
+    is only taken for an mmap, or a memoryview of one: other memory would keep it when it is freed,
+    and be zeros in a child under whatever object lies there then.
 
     Args:
-        buffer: the memory, of any length.
+        buffer: the memory, of any length; older kernels answer EINVAL to more than 2**32 - 1 bytes.
         advice: `MadviseAdvice`, or mmap.MADV_*.
 
     Lifetime: the buffer is pinned until the completion.
     Completion: res is 0, which does not always mean that the advice was taken.
 
     Raises:
-        ValueError: advice that this class refuses, as `MadviseAdvice` tells, or a part of a page
-            that would be destroyed -> use an mmap, or cut the memoryview to whole pages.
+        ValueError: advice that this class refuses, as `MadviseAdvice` tells, a part of a page that
+            would be destroyed, or WIPEONFORK -> use an mmap, or cut the memoryview to whole pages.
         TypeError: read-only memory that would be destroyed.
 
-    Kernel: 5.6; over 2**32 - 1 bytes: 6.11. liburing: io_uring_prep_madvise(3),
-    io_uring_prep_madvise64(3).
+    Kernel: 5.6. liburing: io_uring_prep_madvise(3), io_uring_prep_madvise64(3).
     """
 
     opcode = Opcode.MADVISE
@@ -179,6 +186,8 @@ class Madvise(Operation):
                 f"{MadviseAdvice(self.advice)!r} destroys whole pages of {mmap.PAGESIZE} bytes, but"
                 f" the buffer is {length} bytes at {address:#x}: use an mmap, or cut the memoryview"
             )
+        if self.advice == MadviseAdvice.WIPEONFORK and not _is_mmap(self.buffer):
+            raise ValueError("WIPEONFORK outlasts the buffer, unless that is an mmap: use one")
         is_long = length > UINT32_MAX  # what `len` cannot hold goes in `off`
         off, len_ = (length, 0) if is_long else (0, length)
         return self._pack(off=off, addr=address, len=len_, op_flags=self.advice), pin
