@@ -463,6 +463,33 @@ def test_temporaries_live_until_the_operation_has_run(
     assert len(junk) == 300
 
 
+@pytest.mark.parametrize("flags", [uring.SetupFlags.SQPOLL, uring.SetupFlags.SQE128])
+def test_operations_work_on_other_kinds_of_rings(
+    ring_refusal: str, tmp_path: Path, flags: uring.SetupFlags
+) -> None:
+    """A poller, which reads the records later, and records of 128 bytes change no result."""
+    assert not ring_refusal
+    path = tmp_path / "x"
+    with uring.Ring(8, flags=flags) as ring:
+        ops = [
+            uring.Openat2(path, os.O_CREAT | os.O_RDWR),
+            uring.Setxattr(str(path), "user.n", bytearray(b"value")),
+            uring.Getxattr(str(path), "user.n"),
+            uring.Statx(str(path)),
+            uring.Renameat(str(path), f"{path}y"),
+            uring.Pipe(),
+        ]
+        numbers = ring.queue_all(uring.link(*ops))
+        del ops
+        ring.submit()
+        gc.collect()
+        fd, done, value, found, renamed, ends = (cqe.result() for cqe in collect(ring, numbers))
+    assert (done, value, found.size, renamed) == (0, b"value", 0, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["xy"]
+    for number in (fd, *ends):
+        os.close(number)
+
+
 @pytest.mark.parametrize(
     "make",
     [

@@ -52,8 +52,8 @@ class Getxattr(_Gets):
     Args:
         path: str, bytes or os.PathLike; symbolic links are followed.
         name: the attribute's, with its namespace, as "user.mime_type".
-        size: how much room the value gets, in bytes; at most 65536, which is enough for any. With 0
-            only its length is asked for.
+        size: how much room the value gets, in bytes, as long as the completion is kept; at most
+            65536, which is enough for any. With 0 only its length is asked for.
 
     Lifetime: the path and the name are copied and held until the completion; the room for the value
         is the ring's, until the result has been read.
@@ -92,8 +92,8 @@ class Fgetxattr(_Gets):
     Args:
         fd: the file.
         name: the attribute's, with its namespace, as "user.mime_type".
-        size: how much room the value gets, in bytes; at most 65536, which is enough for any. With 0
-            only its length is asked for.
+        size: how much room the value gets, in bytes, as long as the completion is kept; at most
+            65536, which is enough for any. With 0 only its length is asked for.
 
     Lifetime: the name is copied and held until the completion; the room for the value is the
         ring's, until the result has been read.
