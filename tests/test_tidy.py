@@ -25,10 +25,10 @@ FLOORS = [
     {"_views", "_teardown", "batch"},
     {"_inflight"},
     {"operations", "registry", "_claims", "_pledges", "probe", "_columns"},
-    {"_setup"},
+    {"_setup", "_file_memory"},
     {"_leases"},
     {"completions", "_memory"},
-    {"errors", "sqe", "_values"},
+    {"errors", "sqe", "_values", "file_flags"},
     {"flags", "_ffi"},
     {"_uring"},
 ]
@@ -121,7 +121,7 @@ def test_operations_whose_completions_need_care_say_so(operation: type[uring.Ope
     """What makes a descriptor or keeps memory is kept off the short way of queue()."""
     (prepared,) = [f for f in operation.__attrs_attrs__ if f.name == "_prepared"]
     care = ("_makes_descriptor", "_keeps_memory", "_is_sole", "_reaches_out", "_takes_buffer")
-    needs_care = any(getattr(operation, name) for name in care)
+    needs_care = any(bool(getattr(operation, name)) for name in care)
     assert (prepared.default is False) == needs_care
 
 
@@ -130,7 +130,16 @@ def test_all_is_complete() -> None:
     public = {name for name in vars(uring) if not name.startswith("_")}
     modules = {name for name in public if inspect.ismodule(getattr(uring, name))} - {"probe"}
     assert set(uring.__all__) == public - modules
-    for module in ("batch", "completions", "errors", "flags", "operations", "ring", "sqe"):
+    for module in (
+        "batch",
+        "completions",
+        "errors",
+        "file_flags",
+        "flags",
+        "operations",
+        "ring",
+        "sqe",
+    ):
         for name, value in vars(importlib.import_module(f"uring.{module}")).items():
             own = str(getattr(value, "__module__", "")).startswith(f"uring.{module}")
             if inspect.isclass(value) and own and not name.startswith("_"):

@@ -14,22 +14,21 @@ The layers, from the top; each imports only from those below it:
     operations  registry                    one class per request; registrations
     _claims  _pledges                       numbers that are not shared; promises to other rings
     probe  _columns                         what this kernel has; many reads or writes from columns
-    _setup                                  how a ring begins
+    _setup  _file_memory                    how a ring begins; what file operations read and fill
     _leases                                 provided buffers in Python's hands
     completions  _memory                    CQE; what the kernel may touch
     sqe  errors  _values                    the raw 64 bytes; the exceptions; how values are made
-    flags  _ffi                             the kernel's numbers; the door to the C shim
+    file_flags                              the numbers of file system calls
+    flags  _ffi                             the numbers of io_uring; the door to the C shim
 """
 
+from uring._file_memory import StatxResult
 from uring._leases import Lease
 from uring._memory import FixedBuffer
 from uring._setup import RingParams
 from uring._streaming import Stream, StreamEnd
 from uring.batch import Batch, ReadMany, WriteMany
-from uring.completions import (
-    CQE,
-    Completions,
-)
+from uring.completions import CQE, Completions
 from uring.errors import (
     EnterError,
     RegisterError,
@@ -40,6 +39,16 @@ from uring.errors import (
     UnsupportedSetupError,
     UringError,
     WrongThreadError,
+)
+from uring.file_flags import (
+    AtFlags,
+    FallocateFlags,
+    MadviseAdvice,
+    RenameFlags,
+    ResolveFlags,
+    StatxAttributes,
+    StatxMask,
+    SyncFileRangeFlags,
 )
 from uring.flags import (
     CQE_BUFFER_SHIFT,
@@ -101,37 +110,53 @@ from uring.operations import (
     AsyncCancel,
     Close,
     Connect,
+    Fadvise,
+    Fallocate,
+    Fgetxattr,
+    Fsetxattr,
     Fsync,
+    Ftruncate,
+    Getxattr,
+    Linkat,
     LinkTimeout,
+    Madvise,
+    Mkdirat,
     Nop,
     Openat,
+    Openat2,
     Operation,
+    Pipe,
     PollAdd,
     PollRemove,
     Read,
+    ReadFixed,
+    ReadMultishot,
+    ReadSelect,
     Readv,
+    ReadvFixed,
     Recv,
+    Renameat,
     Send,
+    Setxattr,
     Shutdown,
     Socket,
+    Splice,
+    Statx,
+    Symlinkat,
+    SyncFileRange,
+    Tee,
     Timeout,
     TimeoutRemove,
+    Unlinkat,
     Write,
+    WriteFixed,
     Writev,
+    WritevFixed,
 )
 from uring.probe import Probe, probe
 from uring.registry.buffer_rings import BufferRing, SendBufferRing
-from uring.ring import (
-    Ring,
-)
-from uring.sqe import (
-    AUTO,
-    SQE,
-    Auto,
-    Fixed,
-    hardlink,
-    link,
-)
+from uring.ring import Ring
+from uring.sqe import AUTO, SQE, Auto, Fixed, hardlink, link
 
 __all__ = [
     "AUTO",
@@ -149,6 +174,7 @@ __all__ = [
     "Accept",
     "AcceptFlags",
     "AsyncCancel",
+    "AtFlags",
     "Auto",
     "Batch",
     "BpfCommand",
@@ -163,16 +189,27 @@ __all__ = [
     "Connect",
     "EnterError",
     "EnterFlags",
+    "Fadvise",
+    "Fallocate",
+    "FallocateFlags",
     "Features",
+    "Fgetxattr",
     "Fixed",
     "FixedBuffer",
     "FixedFdFlags",
+    "Fsetxattr",
     "Fsync",
     "FsyncFlags",
+    "Ftruncate",
+    "Getxattr",
     "Lease",
     "LinkTimeout",
+    "Linkat",
+    "Madvise",
+    "MadviseAdvice",
     "MemRegionFlags",
     "MemRegionTypeFlags",
+    "Mkdirat",
     "MmapOffset",
     "MsgRingCommand",
     "MsgRingFlags",
@@ -182,8 +219,10 @@ __all__ = [
     "NopFlags",
     "Opcode",
     "Openat",
+    "Openat2",
     "Operation",
     "PbufRingFlags",
+    "Pipe",
     "PollAdd",
     "PollFlags",
     "PollRemove",
@@ -191,12 +230,19 @@ __all__ = [
     "ProbeFlags",
     "QueryOpcode",
     "Read",
+    "ReadFixed",
     "ReadMany",
+    "ReadMultishot",
+    "ReadSelect",
     "Readv",
+    "ReadvFixed",
     "Recv",
     "RegWaitFlags",
     "RegisterError",
     "RegisterOpcode",
+    "RenameFlags",
+    "Renameat",
+    "ResolveFlags",
     "RestrictionOpcode",
     "Ring",
     "RingClosedError",
@@ -210,24 +256,37 @@ __all__ = [
     "SendRecvFlags",
     "SetupError",
     "SetupFlags",
+    "Setxattr",
     "Shutdown",
     "Socket",
     "SocketCommand",
+    "Splice",
     "SpliceFlags",
+    "Statx",
+    "StatxAttributes",
+    "StatxMask",
+    "StatxResult",
     "Stream",
     "StreamEnd",
     "SubmissionQueueFull",
+    "Symlinkat",
+    "SyncFileRange",
+    "SyncFileRangeFlags",
+    "Tee",
     "Timeout",
     "TimeoutFlags",
     "TimeoutRemove",
+    "Unlinkat",
     "UnsupportedError",
     "UnsupportedSetupError",
     "UringCmdFlags",
     "UringError",
     "WorkerKind",
     "Write",
+    "WriteFixed",
     "WriteMany",
     "Writev",
+    "WritevFixed",
     "WrongThreadError",
     "ZcrxAreaFlags",
     "ZcrxControl",

@@ -190,11 +190,16 @@ def call_error(call: str, number: int, *, detail: str = "") -> UringError:
     return cls(number, "; ".join(part for part in parts if part))
 
 
-def operation_error(number: int, note: str, filename: str | bytes | None = None) -> OSError:
-    """The builtin exception for an operation that completed with errno `number`."""
+def operation_error(
+    number: int, note: str, filename: str | bytes | tuple[str | bytes, str | bytes] | None = None
+) -> OSError:
+    """The builtin exception for an operation that failed with errno `number`, on a file or two."""
     # A message from another ring can carry any number, also one that strerror() cannot take.
     text = os.strerror(number) if number < 2**31 else f"unknown error {number}"
-    error = OSError(number, text) if filename is None else OSError(number, text, filename)
+    if isinstance(filename, tuple):
+        error = OSError(number, text, filename[0], None, filename[1])
+    else:
+        error = OSError(number, text) if filename is None else OSError(number, text, filename)
     if note:
         error.add_note(note)
     return error
