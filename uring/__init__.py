@@ -5,7 +5,8 @@ The layers, from the top; each imports only from those below it:
 
     __main__                                what this machine allows, and a self-check
     ring                                    Ring: queue -> submit -> wait -> copy out
-    _running                                Ring.run(): whole batches, in C
+    _running  _registering                  Ring.run(): whole batches, in C; what is registered
+    _calls                                  what is asked past the queues
     _submission  _completion                its two sides
     _core                                   the floor that they share
     batch  _views  _teardown                prepared batches; looking at a ring; rings nobody closes
@@ -25,6 +26,7 @@ from uring.completions import (
     Completions,
 )
 from uring.errors import (
+    BufferPoolEmpty,
     EnterError,
     RegisterError,
     RingClosedError,
@@ -113,7 +115,15 @@ from uring.operations import (
     Write,
     Writev,
 )
-from uring.probe import Probe, probe
+from uring.probe import Probe, ScqQuery, ZcrxQuery, probe
+from uring.registry.bpf import BpfFilter
+from uring.registry.buffers import BufferPool, LentBuffer, RegisteredBuffers
+from uring.registry.eventfd import RegisteredEventfd
+from uring.registry.files import RegisteredFiles
+from uring.registry.napi import NapiBusyPoll, NapiSettings
+from uring.registry.personality import Personality
+from uring.registry.restrictions import Restriction
+from uring.registry.zcrx import ZcrxQueue
 from uring.ring import (
     Ring,
 )
@@ -145,7 +155,10 @@ __all__ = [
     "Auto",
     "Batch",
     "BpfCommand",
+    "BpfFilter",
     "BpfFilterFlags",
+    "BufferPool",
+    "BufferPoolEmpty",
     "CQEFlags",
     "CQRingFlags",
     "CancelFlags",
@@ -161,13 +174,16 @@ __all__ = [
     "FixedFdFlags",
     "Fsync",
     "FsyncFlags",
+    "LentBuffer",
     "LinkTimeout",
     "MemRegionFlags",
     "MemRegionTypeFlags",
     "MmapOffset",
     "MsgRingCommand",
     "MsgRingFlags",
+    "NapiBusyPoll",
     "NapiOpcode",
+    "NapiSettings",
     "NapiTracking",
     "Nop",
     "NopFlags",
@@ -175,6 +191,7 @@ __all__ = [
     "Openat",
     "Operation",
     "PbufRingFlags",
+    "Personality",
     "PollAdd",
     "PollFlags",
     "PollRemove",
@@ -188,6 +205,10 @@ __all__ = [
     "RegWaitFlags",
     "RegisterError",
     "RegisterOpcode",
+    "RegisteredBuffers",
+    "RegisteredEventfd",
+    "RegisteredFiles",
+    "Restriction",
     "RestrictionOpcode",
     "Ring",
     "RingClosedError",
@@ -196,6 +217,7 @@ __all__ = [
     "RwAttrFlags",
     "SQEFlags",
     "SQRingFlags",
+    "ScqQuery",
     "Send",
     "SendRecvFlags",
     "SetupError",
@@ -222,6 +244,8 @@ __all__ = [
     "ZcrxEvent",
     "ZcrxEventFlags",
     "ZcrxFeatures",
+    "ZcrxQuery",
+    "ZcrxQueue",
     "ZcrxRegisterFlags",
     "hardlink",
     "link",
