@@ -403,26 +403,36 @@ def test_memory_of_a_registration_that_was_cut_off_is_held(
     assert not is_pinned(memory)
 
 
-def test_buffers_can_be_exchanged_by_many_threads(ring: Ring) -> None:
-    """Threads that update one table leave exactly the memory pinned that is registered."""
-    buffers = ring.register_buffers_sparse(2)
-    memories = [[bytearray(64) for _ in range(50)] for _ in range(4)]
+def test_updates_change_the_table_in_the_kernels_order(
+    ring: Ring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one thread has updated the kernel's table and not yet ours, another one waits."""
+    buffers = ring.register_buffers_sparse(1)
+    first, second = bytearray(64), bytearray(64)
+    other = threading.Thread(target=lambda: buffers.update(0, [second]))
+    register = Ring._register
+    is_second_in = threading.Event()
 
-    def exchange(own: list[bytearray]) -> None:
-        for memory in own:
-            buffers.update(0, [memory])
+    def slow(*arguments: object) -> int:
+        done = register(*arguments)  # type: ignore[arg-type]  # passed on
+        if threading.current_thread() is other:
+            is_second_in.set()
+        else:
+            other.start()
+            assert not is_second_in.wait(0.1)
+        return done
 
-    threads = [threading.Thread(target=exchange, args=(own,)) for own in memories]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    (pinned,) = [memory for own in memories for memory in own if is_pinned(memory)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Ring, "_register", slow)
+        buffers.update(0, [first])
+        other.join()
+    assert is_second_in.is_set()
+    assert (is_pinned(first), is_pinned(second)) == (False, True)
     with tempfile.TemporaryFile() as file:
         file.write(b"y" * 64)
         file.flush()
         assert read(ring, file.fileno(), buffers[0]) == 64
-    assert pinned == b"y" * 64
+    assert second == b"y" * 64
 
 
 # ---- clones ----

@@ -123,11 +123,14 @@ def test_all_is_complete() -> None:
     public = {name for name in vars(uring) if not name.startswith("_")}
     modules = {name for name in public if inspect.ismodule(getattr(uring, name))} - {"probe"}
     assert set(uring.__all__) == public - modules
-    for module in ("batch", "completions", "errors", "flags", "operations", "ring", "sqe"):
+    registry = [f"registry.{path.stem}" for path in (PACKAGE / "registry").glob("[!_]*.py")]
+    rest = ("batch", "completions", "errors", "flags", "operations", "probe", "ring", "sqe")
+    for module in (*rest, *registry):
         for name, value in vars(importlib.import_module(f"uring.{module}")).items():
             own = str(getattr(value, "__module__", "")).startswith(f"uring.{module}")
             if inspect.isclass(value) and own and not name.startswith("_"):
                 internal = {"Answer", "HasBgid", "HasFileno", "Queueable", "FileLike", "MakesFile"}
+                internal |= {"HasOpcode", "ZcrxRequest"}
                 assert name in uring.__all__ or name in internal, name
 
 

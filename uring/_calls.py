@@ -102,8 +102,9 @@ class CallSide(Core):
             timeout: in seconds, for how long to wait; None waits without end.
 
         Returns:
-            How many were found: with `all` or `any` a count, else 1; 0 when there was none. When it
-            had to wait, the count is not certain, but at least 1.
+            How many were found: with `all` or `any` a count, else 1; 0 when there was none, and
+            seldom also when it was just passing to a worker thread. When it had to wait, the count
+            is not certain, but at least 1.
 
         Raises:
             TimeoutError: something is still running -> its completion comes when it has ended.
