@@ -19,7 +19,8 @@ FLOORS = [
     {"__init__", "_selfcheck"},
     {"ring"},
     {"_streaming"},
-    {"_running", "_providing"},
+    {"_running", "_registering", "_providing"},
+    {"_calls"},
     {"_submission", "_completion"},
     {"_core"},
     {"_views", "_teardown", "batch"},
@@ -87,11 +88,13 @@ def test_only_one_file_takes_addresses() -> None:
         assert {path for path, text in texts.items() if name in text} == {"uring._memory"}
     users = {path for path, text in texts.items() if re.search(r"\b(lend|address_of)\(", text)}
     operations = {"uring.operations._base", "uring.operations.files"}
+    # Records that point to other records, or to many buffers at once.
+    registry = {f"uring.registry.{name}" for name in ("buffers", "files", "zcrx")}
     assert users == {
         "uring._memory",
         "uring._columns",
         "uring._leases",
-        "uring.registry.files",
+        *registry,
         *operations,
     }
 
@@ -130,20 +133,14 @@ def test_all_is_complete() -> None:
     public = {name for name in vars(uring) if not name.startswith("_")}
     modules = {name for name in public if inspect.ismodule(getattr(uring, name))} - {"probe"}
     assert set(uring.__all__) == public - modules
-    for module in (
-        "batch",
-        "completions",
-        "errors",
-        "file_flags",
-        "flags",
-        "operations",
-        "ring",
-        "sqe",
-    ):
+    registry = [f"registry.{path.stem}" for path in (PACKAGE / "registry").glob("[!_]*.py")]
+    rest = ("batch", "completions", "errors", "file_flags", "flags", "operations", "probe")
+    for module in (*rest, "ring", "sqe", *registry):
         for name, value in vars(importlib.import_module(f"uring.{module}")).items():
             own = str(getattr(value, "__module__", "")).startswith(f"uring.{module}")
             if inspect.isclass(value) and own and not name.startswith("_"):
                 internal = {"Answer", "HasBgid", "HasFileno", "Queueable", "FileLike", "MakesFile"}
+                internal |= {"HasOpcode", "ZcrxRequest"}
                 assert name in uring.__all__ or name in internal, name
 
 

@@ -30,6 +30,7 @@ from uring._streaming import Stream, StreamEnd
 from uring.batch import Batch, ReadMany, WriteMany
 from uring.completions import CQE, Completions
 from uring.errors import (
+    BufferPoolEmpty,
     EnterError,
     RegisterError,
     RingClosedError,
@@ -153,8 +154,16 @@ from uring.operations import (
     Writev,
     WritevFixed,
 )
-from uring.probe import Probe, probe
+from uring.probe import Probe, ScqQuery, ZcrxQuery, probe
+from uring.registry.bpf import BpfFilter
 from uring.registry.buffer_rings import BufferRing, SendBufferRing
+from uring.registry.buffers import BufferPool, LentBuffer, RegisteredBuffers
+from uring.registry.eventfd import RegisteredEventfd
+from uring.registry.files import RegisteredFiles
+from uring.registry.napi import NapiBusyPoll, NapiSettings
+from uring.registry.personality import Personality
+from uring.registry.restrictions import Restriction
+from uring.registry.zcrx import ZcrxQueue
 from uring.ring import Ring
 from uring.sqe import AUTO, SQE, Auto, Fixed, hardlink, link
 
@@ -178,7 +187,10 @@ __all__ = [
     "Auto",
     "Batch",
     "BpfCommand",
+    "BpfFilter",
     "BpfFilterFlags",
+    "BufferPool",
+    "BufferPoolEmpty",
     "BufferRing",
     "CQEFlags",
     "CQRingFlags",
@@ -203,6 +215,7 @@ __all__ = [
     "Ftruncate",
     "Getxattr",
     "Lease",
+    "LentBuffer",
     "LinkTimeout",
     "Linkat",
     "Madvise",
@@ -213,7 +226,9 @@ __all__ = [
     "MmapOffset",
     "MsgRingCommand",
     "MsgRingFlags",
+    "NapiBusyPoll",
     "NapiOpcode",
+    "NapiSettings",
     "NapiTracking",
     "Nop",
     "NopFlags",
@@ -222,6 +237,7 @@ __all__ = [
     "Openat2",
     "Operation",
     "PbufRingFlags",
+    "Personality",
     "Pipe",
     "PollAdd",
     "PollFlags",
@@ -240,9 +256,13 @@ __all__ = [
     "RegWaitFlags",
     "RegisterError",
     "RegisterOpcode",
+    "RegisteredBuffers",
+    "RegisteredEventfd",
+    "RegisteredFiles",
     "RenameFlags",
     "Renameat",
     "ResolveFlags",
+    "Restriction",
     "RestrictionOpcode",
     "Ring",
     "RingClosedError",
@@ -251,6 +271,7 @@ __all__ = [
     "RwAttrFlags",
     "SQEFlags",
     "SQRingFlags",
+    "ScqQuery",
     "Send",
     "SendBufferRing",
     "SendRecvFlags",
@@ -293,6 +314,8 @@ __all__ = [
     "ZcrxEvent",
     "ZcrxEventFlags",
     "ZcrxFeatures",
+    "ZcrxQuery",
+    "ZcrxQueue",
     "ZcrxRegisterFlags",
     "hardlink",
     "link",

@@ -101,6 +101,11 @@ def bytes_of(pin: "CData", start: int = 0, length: int | None = None) -> bytes:
     return copied
 
 
+def view_of(pin: "CData") -> memoryview:
+    """Pinned memory as bytes; the view keeps the pin."""
+    return memoryview(ffi.buffer(pin))
+
+
 def is_buffer(value: object) -> bool:
     """Whether `value` is itself one buffer."""
     try:

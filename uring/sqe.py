@@ -27,6 +27,7 @@ import attrs
 from uring.flags import (
     FILE_INDEX_ALLOC,
     AcceptFlags,
+    CQEFlags,
     Opcode,
     PollFlags,
     SendRecvFlags,
@@ -124,6 +125,21 @@ def file_index(slot: Slot | None) -> int:
     if not isinstance(slot, Fixed):
         raise TypeError(f"a slot is Fixed(index) or AUTO, not {slot!r}")
     return slot.index + 1
+
+
+def check_message_flags(cqe_flags: int) -> int:
+    """
+    Return flags that a message gives to a completion.
+
+    SKIP and F_32 say how long a CQE is; with them the target would misread all that follow.
+    """
+    if not isinstance(cqe_flags, int) or isinstance(cqe_flags, bool):
+        raise TypeError(f"cqe_flags must be an int, not {cqe_flags!r}")
+    if not 0 <= cqe_flags <= UINT32_MAX:
+        raise ValueError(f"cqe_flags must be in 0..{UINT32_MAX}, not {cqe_flags}")
+    if cqe_flags & (CQEFlags.SKIP | CQEFlags.F_32):
+        raise ValueError("cqe_flags must not have SKIP or F_32: the kernel alone sets them")
+    return cqe_flags
 
 
 class HasBgid(Protocol):
