@@ -23,6 +23,7 @@ from uring.sqe import (
     Fixed,
     Queueable,
     Slot,
+    descriptor,
     explain,
     file_field,
     record_pack,
@@ -180,6 +181,13 @@ def integer(name: str, number: object, lowest: int, highest: int) -> int:
     return int(number)
 
 
+def ordinary(name: str, file: object) -> int:
+    """A descriptor, where the kernel does not look for a registered file."""
+    if isinstance(file, Fixed):
+        raise TypeError(f"{name} must be a descriptor or have a fileno(): not {file!r}")
+    return descriptor(file)  # type: ignore[arg-type]  # it says what is wrong
+
+
 def held(*files: object) -> object:
     """
     What is to be remembered as pins of an operation that names these files in other fields than fd.
@@ -187,7 +195,7 @@ def held(*files: object) -> object:
     None if all are numbers: an encoding with an object's `fileno()` in it must not be made once
     for all.
     """
-    return None if all(isinstance(file, int | Fixed) for file in files) else files
+    return None if all(isinstance(file, int) for file in files) else files
 
 
 @operation

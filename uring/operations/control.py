@@ -5,9 +5,9 @@ from typing import Final
 import attrs
 
 from uring.flags import CancelFlags, MsgRingCommand, MsgRingFlags, NopFlags, Opcode
-from uring.operations._base import Operation, held, integer, operation
+from uring.operations._base import Operation, held, integer, operation, ordinary
 from uring.operations._targets import Targeting
-from uring.sqe import AUTO, UINT32_MAX, FileLike, Fixed, Slot, file_field, file_index
+from uring.sqe import AUTO, UINT32_MAX, FileLike, Fixed, HasFileno, Slot, file_field, file_index
 
 __all__ = [
     "AsyncCancel",
@@ -257,7 +257,7 @@ class MsgRing(Operation):
     in flight there: its reader gets a `CQE` whose `op` is None.
 
     Args:
-        ring: the other `Ring`, or the descriptor of one.
+        ring: the other `Ring`, or the descriptor of one; a ring cannot be a registered file.
         target_user_data: the user_data of the completion there. It must not be one of an operation
             that is in flight there, whose end it would be taken for.
         target_res: the res of the completion there, from -2**31 to 2**31 - 1.
@@ -271,7 +271,7 @@ class MsgRing(Operation):
 
     opcode = Opcode.MSG_RING
 
-    ring: FileLike
+    ring: int | HasFileno
     target_user_data: int = attrs.field(kw_only=True)
     target_res: int = attrs.field(default=0, kw_only=True)
     target_flags: int | None = attrs.field(default=None, kw_only=True)
@@ -280,7 +280,7 @@ class MsgRing(Operation):
         res = _signed32("target_res", self.target_res)
         passed = self.target_flags is not None
         record = self._pack(
-            self.ring,
+            ordinary("ring", self.ring),
             off=self.target_user_data,
             addr=MsgRingCommand.DATA,
             len=res,
@@ -316,7 +316,7 @@ class MsgRingFd(Operation):
 
     opcode = Opcode.MSG_RING
 
-    ring: FileLike
+    ring: int | HasFileno
     source: Fixed = attrs.field(kw_only=True)
     slot: Slot = attrs.field(kw_only=True)
     target_user_data: int = attrs.field(kw_only=True)
@@ -328,7 +328,7 @@ class MsgRingFd(Operation):
         if self.slot is None:
             raise TypeError("slot must be Fixed(index) or AUTO, not None")
         record = self._pack(
-            self.ring,
+            ordinary("ring", self.ring),
             off=self.target_user_data,
             addr=MsgRingCommand.SEND_FD,
             op_flags=MsgRingFlags.CQE_SKIP if self.cqe_skip else 0,

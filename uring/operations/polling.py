@@ -9,9 +9,9 @@ import attrs
 
 from uring import _structures
 from uring.flags import Opcode, PollFlags
-from uring.operations._base import Operation, held, integer, operation, with_care
+from uring.operations._base import Operation, held, integer, operation, ordinary, with_care
 from uring.operations._targets import Targeting
-from uring.sqe import UINT32_MAX, UINT64_MAX, FileLike, Fixed, HasFileno, descriptor
+from uring.sqe import UINT32_MAX, UINT64_MAX, FileLike, HasFileno
 
 __all__ = [
     "EpollCtl",
@@ -157,13 +157,6 @@ class EpollOp(IntEnum):
     MOD = 3
 
 
-def _number(name: str, file: object) -> int:
-    """A descriptor where the kernel knows no registered files."""
-    if isinstance(file, Fixed):
-        raise TypeError(f"{name} must be a descriptor or have a fileno(): not {file!r}")
-    return descriptor(file)  # type: ignore[arg-type]  # it says what is wrong
-
-
 @operation
 class EpollCtl(Operation):
     """
@@ -193,7 +186,7 @@ class EpollCtl(Operation):
     data: int | None = attrs.field(default=None, kw_only=True)
 
     def _encode(self) -> tuple[bytes, object]:
-        epfd, fd = _number("epfd", self.epfd), _number("fd", self.fd)
+        epfd, fd = ordinary("epfd", self.epfd), ordinary("fd", self.fd)
         fd, op = integer("fd", fd, 0, 2**31 - 1), integer("op", self.op, 0, 2**31 - 1)
         if op == EpollOp.DEL:  # takes no event
             return self._pack(epfd, off=fd, len=op), held(self.epfd, self.fd)
