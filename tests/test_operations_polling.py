@@ -110,7 +110,7 @@ def test_epoll_event_has_the_layout_of_the_header() -> None:
     assert encoded[:4] == struct.pack("=I", 0x80000001)
     assert encoded[-8:] == struct.pack("=Q", 2**64 - 2)
     _, pin = uring.EpollCtl(9, op=EpollOp.ADD, fd=4)._encode()
-    assert _memory.bytes_of(pin)[-8:] == struct.pack("=Q", 4)  # type: ignore[arg-type]
+    assert _memory.bytes_of(pin)[-8:] == struct.pack("=Q", 4)  # type: ignore[arg-type]  # it is one
 
 
 @pytest.mark.parametrize(
@@ -123,18 +123,18 @@ def test_epoll_event_has_the_layout_of_the_header() -> None:
         (uring.PollUpdate(5, new_user_data=2**64), "off must be in"),
         (uring.PollUpdate(2**64, events=1), "addr must be in"),
         (uring.PollUpdate(5, events=-1), "op_flags must be in"),
-        (uring.EpollCtl(uring.Fixed(1), op=EpollOp.DEL, fd=1), "epfd must be a descriptor"),  # type: ignore[arg-type]
-        (uring.EpollCtl(1, op=EpollOp.DEL, fd=uring.Fixed(1)), "fd must be a descriptor"),  # type: ignore[arg-type]
+        (uring.EpollCtl(uring.Fixed(1), op=EpollOp.DEL, fd=1), "epfd must be a descriptor"),  # type: ignore[arg-type]  # wrong on purpose
+        (uring.EpollCtl(1, op=EpollOp.DEL, fd=uring.Fixed(1)), "fd must be a descriptor"),  # type: ignore[arg-type]  # wrong on purpose
         (uring.EpollCtl(1, op=EpollOp.DEL, fd=-1), "fd must be in"),
         (uring.EpollCtl(2**31, op=EpollOp.DEL, fd=1), "fd must be in"),
-        (uring.EpollCtl("x", op=EpollOp.DEL, fd=1), "a file is"),  # type: ignore[arg-type]
-        (uring.EpollCtl(1, op="ADD", fd=1), "op must be an integer"),  # type: ignore[arg-type]
+        (uring.EpollCtl("x", op=EpollOp.DEL, fd=1), "a file is"),  # type: ignore[arg-type]  # wrong on purpose
+        (uring.EpollCtl(1, op="ADD", fd=1), "op must be an integer"),  # type: ignore[arg-type]  # wrong on purpose
         (uring.EpollCtl(1, op=EpollOp.ADD, fd=1, events=2**32), "events must be in"),
         (uring.EpollCtl(1, op=EpollOp.ADD, fd=1, data=2**64), "data must be in"),
         (uring.EpollCtl(1, op=EpollOp.ADD, fd=1, data=-1), "data must be in"),
         (uring.EpollWait(1, 0), "maxevents must be in"),
         (uring.EpollWait(1, 2**31), "maxevents must be in"),
-        (uring.EpollWait(1, 2.0), "maxevents must be an integer"),  # type: ignore[arg-type]
+        (uring.EpollWait(1, 2.0), "maxevents must be an integer"),  # type: ignore[arg-type]  # wrong on purpose
     ],
     ids=lambda value: repr(value)[:60],
 )
@@ -176,6 +176,33 @@ def test_poll_multishot_of_a_regular_file_completes_once(drive: Any) -> None:
     with open("/etc/hostname", "rb") as file:  # noqa: PTH123 - a file object is what is tested
         assert drive.result(uring.PollMultishot(file, IN)) == IN
     drive.fails(uring.PollMultishot(9999), errno.EBADF)
+
+
+def test_poll_multishot_ends_when_the_queue_overflows(drive: Any, pipe: Pipe) -> None:
+    """A completion that finds no room in the queue is the last, and has the bits all the same."""
+    drive.submit(uring.PollMultishot(pipe[0]))
+    room = drive.ring.cq.entries
+    for _ in range(room + 3):
+        os.write(pipe[1], b"x")
+    *others, last = drive.take(room + 1)
+    assert {(cqe.res, cqe.flags) for cqe in others} == {(IN, MORE)}
+    assert (last.res, last.flags) == (IN, 0)
+    assert drive.ring.in_flight == 0
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        uring.PollMultishot(0),
+        uring.TimeoutMultishot(1, count=1),
+        uring.UringCmdMultishot(0, cmd_op=1, group=7),
+    ],
+    ids=repr,
+)
+def test_multishot_operations_are_refused_by_a_run(drive: Any, op: uring.Operation) -> None:
+    """A run gives one result for each operation, so what has many is refused there."""
+    with pytest.raises(ValueError, match="multishot"):
+        drive.ring.run([op])
 
 
 def test_poll_multishot_by_level_is_refused_by_6_18(drive: Any, pipe: Pipe) -> None:

@@ -205,6 +205,16 @@ def test_files_alloc_twice_under_one_user_data_has_no_slots(drive: Any, pipe: Pi
         assert (cqe.res, cqe.result()) == (1, None)
 
 
+def test_files_alloc_in_a_batch_registers_its_files_each_time(drive: Any, pipe: Pipe) -> None:
+    """The slots that the kernel writes over the array do not become files of the next run."""
+    drive.ring.register_files([-1] * 4)
+    batch = uring.Batch([uring.FilesAlloc(pipe)])
+    for first in (0, 2):
+        (cqe,) = drive.ring.run(batch)
+        assert cqe.result() == [uring.Fixed(first), uring.Fixed(first + 1)]
+        assert drive.result(uring.Write(uring.Fixed(first + 1), b"x")) == 1
+
+
 def test_files_update_keeps_its_files_until_it_has_run(drive: Any, pipe: Pipe) -> None:
     """A file object that nobody else has lives until the completion, and its number is still it."""
     drive.ring.register_files([-1])
