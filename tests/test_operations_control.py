@@ -580,12 +580,23 @@ def test_msg_ring_fd_fails_for_each_reason(drive: Any, other: uring.Ring, pipe: 
 
 
 def test_msg_ring_is_encoded_anew_for_an_object(drive: Any, other: uring.Ring) -> None:
-    """The number of an object with fileno() is asked for each time, and of Close as well."""
+    """The number of an object with fileno() is asked for each time that it is queued."""
+    drive.ring.register_files([0])
     wrapper = Wrapper(other.fd)
-    message = uring.MsgRing(wrapper, target_user_data=77)
-    assert drive.result(message) == 0
-    wrapper.fd = 9999
-    drive.fails(message, errno.EBADF)
+    for message in (
+        uring.MsgRing(wrapper, target_user_data=77),
+        uring.MsgRingFd(
+            wrapper, source=uring.Fixed(0), slot=uring.Fixed(0), target_user_data=77, cqe_skip=True
+        ),
+    ):
+        results = []
+        for fd in (other.fd, 9999):
+            wrapper.fd = fd
+            drive.ring.queue(message)
+            drive.ring.submit()
+            results.append(drive.take()[0].res)
+        assert results[0] in {0, -errno.ENXIO}
+        assert results[1] == -errno.EBADF
     assert other.copy_cqe(timeout=drive.seconds).user_data == 77
 
 

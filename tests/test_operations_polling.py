@@ -306,15 +306,17 @@ def test_epoll_ctl_fails_as_the_os_does(drive: Any, epoll: select.epoll, pipe: P
 def test_epoll_ctl_is_encoded_anew_for_an_object(
     drive: Any, epoll: select.epoll, pipe: Pipe
 ) -> None:
-    """The numbers of objects are asked for each time, also where no memory is lent."""
-    wrapper = Wrapper(pipe[0])
-    for fd in pipe:
-        drive.result(uring.EpollCtl(epoll, op=EpollOp.ADD, fd=fd))
-    remove = uring.EpollCtl(epoll, op=EpollOp.DEL, fd=wrapper)
-    assert drive.result(remove) == 0
-    wrapper.fd = pipe[1]
-    assert drive.result(remove) == 0
-    drive.fails(remove, errno.ENOENT)
+    """The number of an object is asked for each time, also where no memory is lent."""
+    with select.epoll() as second:
+        instance = Wrapper(-1)
+        remove = uring.EpollCtl(instance, op=EpollOp.DEL, fd=pipe[0])
+        for made in (epoll, second):
+            made.register(pipe[0])
+            instance.fd = made.fileno()
+            drive.ring.queue(remove)
+            drive.ring.submit()
+            assert drive.take()[0].res == 0
+        drive.fails(remove, errno.ENOENT)
 
 
 def test_epoll_wait_gives_the_events(drive: Any, epoll: select.epoll, pair: Any) -> None:

@@ -227,11 +227,13 @@ def test_files_update_keeps_its_files_until_it_has_run(drive: Any, pipe: Pipe) -
     del file
     gc.collect()
     assert alive() is not None
+    noise = [bytearray(b"\xff" * 4) for _ in range(1000)]  # where the array was, if it is gone
     os.write(pipe[1], b"x")
     assert {cqe.user_data: cqe.res for cqe in drive.take(2)} == {waiting: 1, update: 1}
     gc.collect()
     assert alive() is None
     assert drive.result(uring.Write(uring.Fixed(0), b"y")) == 1
+    assert len(noise) == 1000
 
 
 @pytest.mark.parametrize("cloexec", [True, False])
@@ -319,6 +321,17 @@ def test_remove_buffers_takes_the_first_ones(drive: Any, pipe: Pipe) -> None:
     os.write(pipe[1], b"abcd")
     assert take_read(drive, pipe[0], 3).buffer_id == 2
     assert memory == b"\0" * 8 + b"abcd" + b"\0" * 4
+
+
+def test_provide_buffers_are_pinned_while_in_flight(drive: Any, pipe: Pipe) -> None:
+    """Memory that waits to be provided cannot be resized."""
+    memory = bytearray(8)
+    drive.submit(*uring.link(uring.PollAdd(pipe[0]), uring.ProvideBuffers(memory, bgid=3)))
+    with pytest.raises(BufferError):
+        memory.append(0)
+    os.write(pipe[1], b"x")
+    assert sorted(cqe.res for cqe in drive.take(2)) == [0, 1]
+    assert drive.result(uring.RemoveBuffers(9, bgid=3)) == 1
 
 
 def test_provide_buffers_says_that_its_memory_is_kept() -> None:
