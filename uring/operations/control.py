@@ -1,6 +1,6 @@
 """Operations on rings themselves: nothing at all, cancelling, messages between rings."""
 
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -25,6 +25,8 @@ def _signed32(name: str, number: object) -> int:
     """The 32 bits of a result, which is a signed number."""
     return integer(name, number, -(2**31), 2**31 - 1) & UINT32_MAX
 
+
+_NO_FLAGS: Final = NopFlags(0)
 
 # What one flag of a nop needs, and where it is: the field that must be given with it.
 _NOP_FIELDS: Final = (
@@ -59,13 +61,24 @@ class Nop(Operation):
 
     opcode = Opcode.NOP
 
-    nop_flags: NopFlags = attrs.field(default=NopFlags(0), kw_only=True)
+    nop_flags: NopFlags = attrs.field(default=_NO_FLAGS, kw_only=True)
     res: int | None = attrs.field(default=None, kw_only=True)
     fd: FileLike | None = attrs.field(default=None, kw_only=True)
     buf_index: int | None = attrs.field(default=None, kw_only=True)
     big_cqe: tuple[int, int] | None = attrs.field(default=None, kw_only=True)
 
-    def _encode(self) -> tuple[bytes, object]:
+    def _encode(self: Any) -> tuple[bytes, object]:
+        if (
+            self._nop_flags is _NO_FLAGS
+            and self._res is None
+            and self._fd is None
+            and self._buf_index is None
+            and self._big_cqe is None
+        ):  # what nearly all of them are
+            return self._pack(), None
+        return self._encode_options(), None
+
+    def _encode_options(self) -> bytes:
         if not isinstance(self.nop_flags, int):
             raise TypeError(f"nop_flags must be NopFlags, not {self.nop_flags!r}")
         flags = int(self.nop_flags)
@@ -84,8 +97,7 @@ class Nop(Operation):
         length = 0 if self.res is None else _signed32("res", self.res)
         off, addr = self._extra_words()
         buf_index = self.buf_index or 0
-        record = self._pack(fd, off, addr, length, op_flags=flags, buf_index=buf_index)
-        return record, None
+        return self._pack(fd, off, addr, length, op_flags=flags, buf_index=buf_index)
 
     def _extra_words(self) -> tuple[int, int]:
         if self.big_cqe is None:
