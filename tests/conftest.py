@@ -45,6 +45,64 @@ def ring(ring_refusal: str, request: pytest.FixtureRequest) -> Iterator[uring.Ri
         yield made
 
 
+class Drive:
+    """A ring with what most tests of operations do: run some, and look at what comes."""
+
+    seconds = 10
+    """The end of a wait that should not take any time: a failure, not a hang."""
+
+    def __init__(self, ring: uring.Ring) -> None:
+        self.ring = ring
+
+    def submit(self, *ops: uring.Operation) -> list[int]:
+        """Queue the operations and submit; give their numbers."""
+        numbers = self.ring.queue_all(ops)
+        self.ring.submit()
+        return numbers
+
+    def take(self, count: int = 1) -> list[uring.CQE]:
+        """Give the next completions, in the order in which they come."""
+        return [self.ring.copy_cqe(timeout=self.seconds) for _ in range(count)]
+
+    def run(self, *ops: uring.Operation) -> list[uring.CQE]:
+        """Submit the operations and give the one completion of each, in their order."""
+        numbers = self.submit(*ops)
+        found = {cqe.user_data: cqe for cqe in self.take(len(ops))}
+        return [found[number] for number in numbers]
+
+    def one(self, op: uring.Operation) -> uring.CQE:
+        """Run one operation, which leaves nothing in flight."""
+        (cqe,) = self.run(op)
+        assert self.ring.in_flight == 0
+        return cqe
+
+    def result(self, op: uring.Operation) -> object:
+        """Run one operation and give its result."""
+        return self.one(op).result()
+
+    def fails(self, op: uring.Operation, number: int) -> OSError:
+        """Run an operation that fails with the errno; give its error, which names the operation."""
+        cqe = self.one(op)
+        assert cqe.res == -number
+        error = cqe.error
+        assert error is not None
+        assert type(error) is type(OSError(number, ""))
+        assert error.__notes__[0].startswith(f"in {op!r}")
+        with pytest.raises(type(error)):
+            cqe.result()
+        return error
+
+    def is_quiet(self) -> bool:
+        """Whether nothing has completed, all task work being done."""
+        return not self.ring.copy_cqes() and self.one(uring.Nop()).res == 0
+
+
+@pytest.fixture
+def drive(ring: uring.Ring) -> Drive:
+    """Give an open ring of eight entries in the hands of a `Drive`."""
+    return Drive(ring)
+
+
 @pytest.fixture
 def pipe() -> Iterator[tuple[int, int]]:
     """Give a pipe as (read end, write end), and close what is still open of it."""

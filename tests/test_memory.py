@@ -322,9 +322,9 @@ def test_nanoseconds_refuse_what_is_no_time(seconds: Any) -> None:
 @given(st.integers(0, 2**33 - 1), st.integers(0, 999))
 def test_timespec_is_seconds_and_nanoseconds(whole: int, milliseconds: int) -> None:
     """The kernel reads two signed 64-bit numbers, the second below one second."""
-    pin, address = _memory.timespec(whole)
+    pin, address = _memory.timespec(_memory.nanoseconds(whole))
     assert struct.unpack("=qq", ctypes.string_at(address, 16)) == (whole, 0)
-    pin, address = _memory.timespec(milliseconds / 1000)
+    pin, address = _memory.timespec(_memory.nanoseconds(milliseconds / 1000))
     seconds, nanoseconds = struct.unpack("=qq", content(pin))
     assert seconds == 0
     assert 0 <= nanoseconds - milliseconds * 10**6 <= 1  # 0.267 s is a float just above

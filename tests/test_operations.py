@@ -130,9 +130,11 @@ WITH_FD: Final[dict[type[uring.Operation], Callable[[Any, SQEFlags], uring.Opera
     uring.Fallocate: lambda fd, flags: uring.Fallocate(fd, offset=7, length=9, flags=flags),
     uring.Fgetxattr: lambda fd, flags: uring.Fgetxattr(fd, "user.x", size=9, flags=flags),
     uring.Fsetxattr: lambda fd, flags: uring.Fsetxattr(fd, "user.x", BUFFER, 1, flags=flags),
+    uring.EpollWait: lambda fd, flags: uring.EpollWait(fd, 3, flags=flags),
     uring.Fsync: lambda fd, flags: uring.Fsync(fd, datasync=True, flags=flags),
     uring.Ftruncate: lambda fd, flags: uring.Ftruncate(fd, 7, flags=flags),
     uring.PollAdd: lambda fd, flags: uring.PollAdd(fd, select.POLLOUT, flags=flags),
+    uring.PollMultishot: lambda fd, flags: uring.PollMultishot(fd, select.POLLOUT, flags=flags),
     uring.Read: lambda fd, flags: uring.Read(fd, BUFFER, 7, rw_flags=1, ioprio=2, flags=flags),
     uring.ReadFixed: lambda fd, flags: uring.ReadFixed(fd, BUFFER, 7, buf_index=3, flags=flags),
     uring.ReadMultishot: lambda fd, flags: uring.ReadMultishot(fd, 3, offset=7, flags=flags),
@@ -143,6 +145,11 @@ WITH_FD: Final[dict[type[uring.Operation], Callable[[Any, SQEFlags], uring.Opera
     uring.Send: lambda fd, flags: uring.Send(fd, BUFFER, 3, flags=flags),
     uring.Shutdown: lambda fd, flags: uring.Shutdown(fd, 1, flags=flags),
     uring.SyncFileRange: lambda fd, flags: uring.SyncFileRange(fd, length=9, flags=flags),
+    uring.UringCmd: lambda fd, flags: uring.UringCmd(fd, cmd_op=3, flags=flags),
+    uring.UringCmd128: lambda fd, flags: uring.UringCmd128(fd, cmd_op=3, flags=flags),
+    uring.UringCmdMultishot: lambda fd, flags: uring.UringCmdMultishot(
+        fd, cmd_op=3, group=7, flags=flags
+    ),
     uring.Write: lambda fd, flags: uring.Write(fd, BUFFER, 7, rw_flags=1, ioprio=2, flags=flags),
     uring.WriteFixed: lambda fd, flags: uring.WriteFixed(fd, BUFFER, 7, buf_index=3, flags=flags),
     uring.Writev: lambda fd, flags: uring.Writev(fd, BUFFERS, 7, ioprio=2, flags=flags),
@@ -150,35 +157,68 @@ WITH_FD: Final[dict[type[uring.Operation], Callable[[Any, SQEFlags], uring.Opera
         fd, BUFFERS, 7, buf_index=3, flags=flags
     ),
 }
-# Close names a file as well, but encodes Fixed in a field of its own: tested below.
+# These name a file as well, but encode it in a way of their own, and have tests of their own.
+OTHERWISE_FD: Final = {
+    uring.AsyncCancelFd,
+    uring.Close,
+    uring.EpollCtl,
+    uring.Nop,
+    uring.Nop128,
+}
+# What a class sets in `flags` by itself.
+OWN_FLAGS: Final[dict[type[uring.Operation], SQEFlags]] = {
+    uring.FixedFdInstall: SQEFlags.FIXED_FILE,
+    **dict.fromkeys(
+        (uring.ReadMultishot, uring.ReadSelect, uring.UringCmdMultishot), SQEFlags.BUFFER_SELECT
+    ),
+}
 WITHOUT_FD: Final[dict[type[uring.Operation], Callable[[SQEFlags], uring.Operation]]] = {
     uring.AsyncCancel: lambda flags: uring.AsyncCancel(5, flags=flags),
+    uring.AsyncCancelAny: lambda flags: uring.AsyncCancelAny(flags=flags),
+    uring.AsyncCancelFd: lambda flags: uring.AsyncCancelFd(5, flags=flags),
+    uring.AsyncCancelOp: lambda flags: uring.AsyncCancelOp(uring.Opcode.READ, flags=flags),
     uring.Close: lambda flags: uring.Close(5, flags=flags),
     uring.Getxattr: lambda flags: uring.Getxattr("x", "user.x", size=9, flags=flags),
     uring.LinkTimeout: lambda flags: uring.LinkTimeout(1, flags=flags),
     uring.Linkat: lambda flags: uring.Linkat("x", "y", flags=flags),
     uring.Madvise: lambda flags: uring.Madvise(BUFFER, 0, flags=flags),
     uring.Mkdirat: lambda flags: uring.Mkdirat("x", flags=flags),
+    uring.EpollCtl: lambda flags: uring.EpollCtl(5, op=uring.EpollOp.ADD, fd=6, flags=flags),
+    uring.FilesAlloc: lambda flags: uring.FilesAlloc([5], flags=flags),
+    uring.FilesUpdate: lambda flags: uring.FilesUpdate([5], 2, flags=flags),
+    uring.FixedFdInstall: lambda flags: uring.FixedFdInstall(uring.Fixed(5), flags=flags),
+    uring.FutexWait: lambda flags: uring.FutexWait(BUFFER, 5, flags=flags),
+    uring.FutexWaitv: lambda flags: uring.FutexWaitv([uring.FutexWaiter(BUFFER, 5)], flags=flags),
+    uring.FutexWake: lambda flags: uring.FutexWake(BUFFER, flags=flags),
+    uring.LinkTimeout: lambda flags: uring.LinkTimeout(1, flags=flags),
+    uring.LinkTimeoutUpdate: lambda flags: uring.LinkTimeoutUpdate(5, 1, flags=flags),
+    uring.MsgRing: lambda flags: uring.MsgRing(5, target_user_data=6, flags=flags),
+    uring.MsgRingFd: lambda flags: uring.MsgRingFd(
+        5, source=uring.Fixed(1), slot=uring.AUTO, target_user_data=6, flags=flags
+    ),
     uring.Nop: lambda flags: uring.Nop(flags=flags),
+    uring.Nop128: lambda flags: uring.Nop128(flags=flags),
     uring.Openat: lambda flags: uring.Openat("x", flags=flags),
     uring.Openat2: lambda flags: uring.Openat2("x", flags=flags),
     uring.Pipe: lambda flags: uring.Pipe(flags=flags),
     uring.PollRemove: lambda flags: uring.PollRemove(5, flags=flags),
     uring.Renameat: lambda flags: uring.Renameat("x", "y", flags=flags),
     uring.Setxattr: lambda flags: uring.Setxattr("x", "user.x", BUFFER, flags=flags),
+    uring.PollUpdate: lambda flags: uring.PollUpdate(5, events=1, flags=flags),
+    uring.ProvideBuffers: lambda flags: uring.ProvideBuffers(BUFFER, bgid=5, flags=flags),
+    uring.RemoveBuffers: lambda flags: uring.RemoveBuffers(1, bgid=5, flags=flags),
     uring.Socket: lambda flags: uring.Socket(flags=flags),
     uring.Splice: lambda flags: uring.Splice(fd_in=5, fd_out=6, length=7, flags=flags),
     uring.Statx: lambda flags: uring.Statx("x", flags=flags),
     uring.Symlinkat: lambda flags: uring.Symlinkat("x", "y", flags=flags),
     uring.Tee: lambda flags: uring.Tee(fd_in=5, fd_out=6, length=7, flags=flags),
     uring.Timeout: lambda flags: uring.Timeout(1, flags=flags),
+    uring.TimeoutMultishot: lambda flags: uring.TimeoutMultishot(1, flags=flags),
     uring.TimeoutRemove: lambda flags: uring.TimeoutRemove(5, flags=flags),
     uring.Unlinkat: lambda flags: uring.Unlinkat("x", flags=flags),
+    uring.TimeoutUpdate: lambda flags: uring.TimeoutUpdate(5, 1, flags=flags),
+    uring.Waitid: lambda flags: uring.Waitid(os.P_PID, 5, os.WEXITED, flags=flags),
 }
-ALWAYS: Final[dict[Any, SQEFlags]] = dict.fromkeys(
-    (uring.ReadMultishot, uring.ReadSelect), SQEFlags.BUFFER_SELECT
-)
-"""SQE flags that an operation has by itself."""
 ADDRESSES: Final[dict[Any, tuple[str, ...]]] = dict.fromkeys(
     (
         uring.Fgetxattr,
@@ -190,6 +230,9 @@ ADDRESSES: Final[dict[Any, tuple[str, ...]]] = dict.fromkeys(
         uring.Setxattr,
         uring.Statx,
         uring.Symlinkat,
+        uring.LinkTimeoutUpdate,
+        uring.TimeoutUpdate,
+        uring.Waitid,
     ),
     ("addr", "off", "addr3"),
 )
@@ -210,7 +253,7 @@ def named(kind: object) -> str:
 def test_operations_are_all_tested_here() -> None:
     """Every exported operation stands in one of the tables above, and has a file where due."""
     assert set(WITH_FD) | set(WITHOUT_FD) == ALL
-    assert {kind for kind in ALL if "fd" in attrs.fields_dict(kind)} == {*WITH_FD, uring.Close}
+    assert {kind for kind in ALL if "fd" in attrs.fields_dict(kind)} == {*WITH_FD, *OTHERWISE_FD}
 
 
 def fields(op: uring.Operation) -> dict[str, Any]:
@@ -231,10 +274,11 @@ def test_operation_fixed_file_sets_its_bit_and_nothing_else(
     make = WITH_FD[kind]
     plain = fields(make(9, flags))
     assert plain["fd"] == 9
-    flags |= ALWAYS.get(kind, SQEFlags(0))
-    assert plain["flags"] == flags
+    assert plain["flags"] == flags | OWN_FLAGS.get(kind, SQEFlags(0))
     assert fields(make(Wrapper(9), flags)) == plain
-    assert fields(make(uring.Fixed(9), flags)) == plain | {"flags": flags | SQEFlags.FIXED_FILE}
+    assert fields(make(uring.Fixed(9), flags)) == plain | {
+        "flags": plain["flags"] | SQEFlags.FIXED_FILE
+    }
 
 
 @pytest.mark.parametrize("fd", [True, None, "9", 9.0, b"9", Wrapper("9")], ids=repr)
@@ -262,7 +306,7 @@ def test_operation_encodes_its_opcode_flags_and_personality(kind: type[uring.Ope
         op = attrs.evolve(made, personality=77, user_data=5)
         record, numbered = op.sqe(), op.sqe(6)
         assert record.opcode == kind.opcode
-        assert record.flags == flags | ALWAYS.get(kind, SQEFlags(0))
+        assert record.flags == flags | OWN_FLAGS.get(kind, SQEFlags(0))
         assert (record.personality, record.user_data) == (77, 0)
         moved = {name: getattr(numbered, name) for name in ADDRESSES.get(kind, ("addr",))}
         assert attrs.evolve(record, user_data=6, **moved) == numbered

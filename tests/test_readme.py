@@ -40,7 +40,7 @@ def test_readme_batch_example_reads_what_the_file_has(ring_refusal: str) -> None
 
 def test_readme_names_every_operation() -> None:
     """The README's list of operations is the package's."""
-    (names,) = re.findall(r"^Operations: (.*?);", README, re.MULTILINE | re.DOTALL)
+    (names,) = re.findall(r"^Operations: (.*?)\.$", README, re.MULTILINE | re.DOTALL)
     exported = {
         name
         for name in uring.__all__

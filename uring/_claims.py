@@ -129,9 +129,10 @@ class Sole:
 
 @attrs.frozen
 class Renamed:
-    """A poll whose user_data is being changed: it ends with the one number or the other."""
+    """A poll whose user_data was or is being changed: it ends with any of these numbers."""
 
-    numbers: tuple[int, int]
+    numbers: tuple[int, ...]
+    """First that under which it is in the table."""
 
 
 @attrs.frozen
@@ -291,18 +292,27 @@ class Claims:
         old, new = numbers
         if old in self.shared or len([r for r in pending[1:] if r[0] == old]) > 1:
             raise ValueError(f"user_data {old:#x} is shared: nobody can tell which one is renamed")
-        for number in numbers:
-            self.check_claim(number, self.claims.get(number))
-        claim = Renamed(numbers)
+        claim = self.claims.get(old)
+        if not isinstance(claim, Renamed):
+            self.check_claim(old, claim)
+            claim = Renamed((old,))
+        if new in claim.numbers:  # back to one that it had
+            return
+        self.check_claim(new, self.claims.get(new))
+        claim = Renamed((*claim.numbers, new))
         self._make_claims({new: claim}, pending)
-        self.claims[old] = claim
+        self.claims.update(dict.fromkeys(claim.numbers, claim))
 
     def unrename(self, numbers: tuple[int, int]) -> None:
         """Take back a `rename`."""
-        for number in numbers:
-            claim = self.claims.get(number)
-            if isinstance(claim, Renamed) and claim.numbers == numbers:
-                self.claims.pop(number, None)
+        claim = self.claims.get(numbers[1])
+        if isinstance(claim, Renamed) and numbers[1] != claim.numbers[0]:
+            left = tuple([number for number in claim.numbers if number != numbers[1]])
+            self.claims.pop(numbers[1], None)
+            if len(left) == 1:
+                self.claims.pop(left[0], None)
+            else:
+                self.claims.update(dict.fromkeys(left, Renamed(left)))
 
     def _make_claims(self, found: dict[int, Claim], pending: list[Any]) -> None:
         """Claim numbers before the look whether others have them: see _claim_and_append."""

@@ -28,7 +28,7 @@ import itertools
 from array import array
 from typing import Any, Final
 
-from uring._claims import Claims, Ended, Expected, Record, Shared, Subject
+from uring._claims import Claims, Ended, Expected, Record, Renamed, Shared, Subject
 from uring.flags import CQEFlags
 
 Recent = tuple[bytes, list[Record]]
@@ -170,17 +170,22 @@ class InFlight(Claims):
     def look_up(self, numbers: list[int]) -> list[Subject]:
         """Say what each CQE is of. Changes nothing that can be seen."""
         self.index()
+        if self.claims:
+            return [self._subject(self._entered_as(number)) for number in numbers]
         if not self.shared:
             get = self.entries.get
             if len(numbers) == 1:  # setting up the loop below would cost as much as the rest
                 return [get(numbers[0], UNKNOWN)[2]]
             return [record[2] for record in map(get, numbers, itertools.repeat(UNKNOWN))]
-        return [
-            self.shared[number].subject
-            if number in self.shared
-            else self.entries.get(number, UNKNOWN)[2]
-            for number in numbers
-        ]
+        return [self._subject(number) for number in numbers]
+
+    def _subject(self, number: int) -> Subject:
+        group = self.shared.get(number)
+        return self.entries.get(number, UNKNOWN)[2] if group is None else group.subject
+
+    def _entered_as(self, number: int) -> int:
+        claim = self.claims.get(number)
+        return claim.numbers[0] if isinstance(claim, Renamed) else number
 
     def retire(self) -> None:
         """

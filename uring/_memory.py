@@ -231,9 +231,9 @@ def path(name: PathLike) -> "tuple[CData, int]":
     return pin, address_of(pin)
 
 
-def timespec(seconds: float) -> "tuple[CData, int]":
-    """Pin a struct __kernel_timespec: (pin, address)."""
-    whole, fraction = divmod(nanoseconds(seconds), 1_000_000_000)
+def timespec(time_ns: int) -> "tuple[CData, int]":
+    """Pin a struct __kernel_timespec of so many nanoseconds: (pin, address)."""
+    whole, fraction = divmod(time_ns, 1_000_000_000)
     pin, address, _ = readable(struct.pack("=qq", whole, fraction))
     return pin, address
 

@@ -296,10 +296,10 @@ class Queueable:
         """
         Encode the operation as the raw record, for reading and for tests.
 
-        Addresses in it are those of memory that may be gone by the time this returns: queue the
-        operation itself, not this.
+        Of a record of 128 bytes, the fields of its first 64. Addresses in it are those of memory
+        that may be gone by the time this returns: queue the operation itself, not this.
         """
-        return SQE.decode(self._encode()[0], user_data)
+        return SQE.decode(self._encode()[0][:SQE_SIZE], user_data)
 
     def linked(self) -> Self:
         """Return a copy with IOSQE_IO_LINK: the next one starts when this one has succeeded."""

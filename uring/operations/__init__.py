@@ -5,7 +5,17 @@ The operations, a file per family: files, paths, sockets, polling, timeouts, con
 """
 
 from uring.operations._base import Operation
-from uring.operations.control import AsyncCancel, Nop
+from uring.operations.commands import UringCmd, UringCmd128, UringCmdMultishot
+from uring.operations.control import (
+    AsyncCancel,
+    AsyncCancelAny,
+    AsyncCancelFd,
+    AsyncCancelOp,
+    MsgRing,
+    MsgRingFd,
+    Nop,
+    Nop128,
+)
 from uring.operations.files import (
     Close,
     Fsync,
@@ -18,6 +28,7 @@ from uring.operations.files import (
     Writev,
 )
 from uring.operations.fixed import ReadFixed, ReadvFixed, WriteFixed, WritevFixed
+from uring.operations.futexes import FutexFlags, FutexWait, FutexWaiter, FutexWaitv, FutexWake
 from uring.operations.paths import (
     Linkat,
     Mkdirat,
@@ -29,35 +40,79 @@ from uring.operations.paths import (
     Unlinkat,
 )
 from uring.operations.pipes import Pipe, Splice, Tee
-from uring.operations.polling import PollAdd, PollRemove
+from uring.operations.polling import (
+    EpollCtl,
+    EpollOp,
+    EpollWait,
+    PollAdd,
+    PollMultishot,
+    PollRemove,
+    PollUpdate,
+)
+from uring.operations.processes import Waitid, WaitidResult
+from uring.operations.resources import (
+    FilesAlloc,
+    FilesUpdate,
+    FixedFdInstall,
+    ProvideBuffers,
+    RemoveBuffers,
+)
 from uring.operations.sockets import Accept, Connect, Recv, Send, Shutdown, Socket
 from uring.operations.space import Fadvise, Fallocate, Ftruncate, Madvise
-from uring.operations.timeouts import LinkTimeout, Timeout, TimeoutRemove
+from uring.operations.timeouts import (
+    LinkTimeout,
+    LinkTimeoutUpdate,
+    Timeout,
+    TimeoutMultishot,
+    TimeoutRemove,
+    TimeoutUpdate,
+)
 from uring.operations.xattrs import Fgetxattr, Fsetxattr, Getxattr, Setxattr
 
 __all__ = [
     "Accept",
     "AsyncCancel",
+    "AsyncCancelAny",
+    "AsyncCancelFd",
+    "AsyncCancelOp",
     "Close",
     "Connect",
+    "EpollCtl",
+    "EpollOp",
+    "EpollWait",
     "Fadvise",
     "Fallocate",
     "Fgetxattr",
+    "FilesAlloc",
+    "FilesUpdate",
+    "FixedFdInstall",
     "Fsetxattr",
     "Fsync",
     "Ftruncate",
+    "FutexFlags",
+    "FutexWait",
+    "FutexWaiter",
+    "FutexWaitv",
+    "FutexWake",
     "Getxattr",
     "LinkTimeout",
+    "LinkTimeoutUpdate",
     "Linkat",
     "Madvise",
     "Mkdirat",
+    "MsgRing",
+    "MsgRingFd",
     "Nop",
+    "Nop128",
     "Openat",
     "Openat2",
     "Operation",
     "Pipe",
     "PollAdd",
+    "PollMultishot",
     "PollRemove",
+    "PollUpdate",
+    "ProvideBuffers",
     "Read",
     "ReadFixed",
     "ReadMultishot",
@@ -65,6 +120,7 @@ __all__ = [
     "Readv",
     "ReadvFixed",
     "Recv",
+    "RemoveBuffers",
     "Renameat",
     "Send",
     "Setxattr",
@@ -76,8 +132,15 @@ __all__ = [
     "SyncFileRange",
     "Tee",
     "Timeout",
+    "TimeoutMultishot",
     "TimeoutRemove",
+    "TimeoutUpdate",
     "Unlinkat",
+    "UringCmd",
+    "UringCmd128",
+    "UringCmdMultishot",
+    "Waitid",
+    "WaitidResult",
     "Write",
     "WriteFixed",
     "Writev",

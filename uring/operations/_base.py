@@ -25,6 +25,7 @@ from uring.sqe import (
     Fixed,
     Queueable,
     Slot,
+    descriptor,
     explain,
     file_field,
     record_pack,
@@ -33,7 +34,8 @@ from uring.sqe import (
 _T = TypeVar("_T")
 
 
-def _describe(buffer: object) -> str:
+def describe(buffer: object) -> str:
+    """A short repr of a buffer, which may be of any length."""
     try:
         return f"<{type(buffer).__name__} of {memoryview(buffer).nbytes} bytes>"  # type: ignore[arg-type]  # it may be anything
     except (TypeError, ValueError, BufferError):  # a wrong argument must still have a repr
@@ -47,7 +49,7 @@ def with_care(*, init: Literal[False] = False) -> Any:
 
 def lent() -> Any:
     """Declare a field that holds a buffer: it compares by identity, and its repr is short."""
-    return attrs.field(eq=id, repr=_describe)
+    return attrs.field(eq=id, repr=describe)
 
 
 def _as_tuple(buffers: Any) -> Any:
@@ -140,7 +142,7 @@ class Operation(Queueable):
 
         The number of an object with `fileno()` may be another one next time.
         """
-        if prepared[1] is None and isinstance(getattr(self, "_fd", 0), int | Fixed):
+        if prepared[1] is None and isinstance(getattr(self, "_fd", 0), int | Fixed | None):
             self._prepared = prepared
 
     def _pack(  # defaults by position: those of keyword-only arguments cost 10 ns each
@@ -188,6 +190,32 @@ class Operation(Queueable):
             except (TypeError, ValueError) as error:
                 raise type(error)(f"{self!r}: {error}") from None
             raise
+
+
+def integer(name: str, number: object, lowest: int, highest: int) -> int:
+    """Refuse what is no integer of this range, before it is cut off or read as something else."""
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise TypeError(f"{name} must be an integer, not {number!r}")
+    if not lowest <= number <= highest:
+        raise ValueError(f"{name} must be in {lowest}..{highest}, not {number}")
+    return int(number)
+
+
+def ordinary(name: str, file: object) -> int:
+    """A descriptor, where the kernel does not look for a registered file."""
+    if isinstance(file, Fixed):
+        raise TypeError(f"{name} must be a descriptor or have a fileno(): not {file!r}")
+    return descriptor(file)  # type: ignore[arg-type]  # it says what is wrong
+
+
+def held(*files: object) -> object:
+    """
+    What is to be remembered as pins of an operation that names these files in other fields than fd.
+
+    None if all are numbers: an encoding with an object's `fileno()` in it must not be made once
+    for all.
+    """
+    return None if all(isinstance(file, int) for file in files) else files
 
 
 @operation

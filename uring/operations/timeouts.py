@@ -1,21 +1,32 @@
 """Time: waiting for it, limiting others by it."""
 
 import errno
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
 from uring import _memory
 from uring.flags import Opcode, TimeoutFlags
-from uring.operations._base import Operation, operation
+from uring.operations._base import Operation, integer, operation
 from uring.operations._targets import Targeting
 from uring.sqe import UINT32_MAX
 
-__all__ = ["LinkTimeout", "Timeout", "TimeoutRemove"]
+__all__ = [
+    "LinkTimeout",
+    "LinkTimeoutUpdate",
+    "Timeout",
+    "TimeoutMultishot",
+    "TimeoutRemove",
+    "TimeoutUpdate",
+]
 
-_CLOCKS: Final = TimeoutFlags.ABS | TimeoutFlags.BOOTTIME | TimeoutFlags.REALTIME
-_LINK_FLAGS: Final = int(_CLOCKS)
-_FLAGS: Final = int(_CLOCKS | TimeoutFlags.ETIME_SUCCESS)
+_F: Final = TimeoutFlags
+_CLOCKS: Final = _F.ABS | _F.BOOTTIME | _F.REALTIME
+_LINK_FLAGS: Final = int(_CLOCKS | _F.IMMEDIATE_ARG)
+_FLAGS: Final = int(_CLOCKS | _F.ETIME_SUCCESS | _F.IMMEDIATE_ARG)
+_MULTISHOT_FLAGS: Final = int(_F.BOOTTIME | _F.REALTIME | _F.ETIME_SUCCESS | _F.IMMEDIATE_ARG)
+_UPDATE_FLAGS: Final = int(_F.ABS | _F.IMMEDIATE_ARG)
+_TIME_NS_MAX: Final = 2**33 * 1_000_000_000
 
 
 def _checked(flags: int, allowed: int) -> int:
@@ -28,6 +39,19 @@ def _checked(flags: int, allowed: int) -> int:
             f" not {TimeoutFlags(flags)!r}"
         )
     return flags
+
+
+def _lent_time(self: Any) -> tuple[object, int]:
+    """Pin the time, which is given in one way or the other: (pin, address), or (None, time)."""
+    if (self.seconds is None) == (self.time_ns is None):
+        raise TypeError(f"{type(self).__name__}() takes either seconds or time_ns")
+    if self.time_ns is None:
+        time_ns = _memory.nanoseconds(self.seconds)
+    else:
+        time_ns = integer("time_ns", self.time_ns, 0, _TIME_NS_MAX)
+    if self.timeout_flags & _F.IMMEDIATE_ARG:
+        return None, time_ns
+    return _memory.timespec(time_ns)
 
 
 class _TimesOut(Operation):
@@ -48,10 +72,13 @@ class Timeout(_TimesOut):
 
     Args:
         seconds: how long, as a float or int, from 0 to 2**33; with TimeoutFlags.ABS, until when
-            on the clock.
+            on the clock. Rounded up to whole nanoseconds.
         count: complete as well after so many completions of other operations; 0 for time alone.
+        time_ns: the same as `seconds`, in whole nanoseconds, and instead of it; a float has none of
+            them left when it counts from 1970.
         timeout_flags: `TimeoutFlags`: ABS, BOOTTIME, REALTIME, ETIME_SUCCESS (which keeps a chain
-            going when the time is over).
+            going when the time is over), IMMEDIATE_ARG (the time stands in the record itself:
+            kernel 7.1; 6.18 answers EINVAL).
 
     Lifetime: the time is copied and held until the completion.
     Completion: res is -ETIME when the time was over, 0 when `count` was reached, -ECANCELED when
@@ -62,16 +89,52 @@ class Timeout(_TimesOut):
 
     opcode = Opcode.TIMEOUT
 
-    seconds: float
+    seconds: float | None = None
     count: int = attrs.field(default=0, kw_only=True)
+    time_ns: int | None = attrs.field(default=None, kw_only=True)
     timeout_flags: TimeoutFlags = attrs.field(default=TimeoutFlags(0), kw_only=True)
 
     def _encode(self) -> tuple[bytes, object]:
-        pin, address = _memory.timespec(self.seconds)
         flags = _checked(self.timeout_flags, _FLAGS)
-        if not isinstance(self.count, int) or not 0 <= self.count <= UINT32_MAX:  # else cut by C
-            raise ValueError(f"count must be an integer in 0..{UINT32_MAX}, not {self.count!r}")
-        return self._pack(addr=address, len=1, off=self.count, op_flags=flags), pin
+        pin, address = _lent_time(self)
+        count = integer("count", self.count, 0, UINT32_MAX)  # the kernel reads no more of it
+        return self._pack(addr=address, len=1, off=count, op_flags=flags), pin
+
+
+@operation
+class TimeoutMultishot(_TimesOut):
+    """
+    Complete each time that an interval is over, until it is removed.
+
+    Each interval starts when the kernel has told of the one before it, so they drift.
+
+    Args:
+        seconds: the interval, as a float or int, from 0 to 2**33.
+        count: how many times; 0 for without end.
+        time_ns: the same as `seconds`, in whole nanoseconds, and instead of it.
+        timeout_flags: `TimeoutFlags`: BOOTTIME, REALTIME, ETIME_SUCCESS, IMMEDIATE_ARG (kernel 7.1;
+            6.18 answers EINVAL).
+
+    Lifetime: the time is copied and held until the terminal completion.
+    Completion: res is -ETIME each time, with MORE but for the last of `count`; -ECANCELED, without
+        MORE, when it was removed. None of these is an error; `result()` is whether it was time.
+        It ends with -ETIME without MORE as well when the completion queue had overflown.
+
+    Kernel: 5.4; multishot 6.4. liburing: io_uring_prep_timeout(3).
+    """
+
+    opcode = Opcode.TIMEOUT
+
+    seconds: float | None = None
+    count: int = attrs.field(default=0, kw_only=True)
+    time_ns: int | None = attrs.field(default=None, kw_only=True)
+    timeout_flags: TimeoutFlags = attrs.field(default=TimeoutFlags(0), kw_only=True)
+
+    def _encode(self) -> tuple[bytes, object]:
+        flags = _checked(self.timeout_flags, _MULTISHOT_FLAGS) | _F.MULTISHOT
+        pin, address = _lent_time(self)
+        count = integer("count", self.count, 0, UINT32_MAX)
+        return self._pack(addr=address, len=1, off=count, op_flags=flags), pin
 
 
 @operation
@@ -83,7 +146,9 @@ class LinkTimeout(_TimesOut):
 
     Args:
         seconds: how long, as a float or int, from 0 to 2**33.
-        timeout_flags: `TimeoutFlags`: ABS, BOOTTIME, REALTIME.
+        time_ns: the same as `seconds`, in whole nanoseconds, and instead of it.
+        timeout_flags: `TimeoutFlags`: ABS, BOOTTIME, REALTIME, IMMEDIATE_ARG (kernel 7.1; 6.18
+            answers EINVAL).
 
     Lifetime: the time is copied and held until the completion.
     Completion: res is -ETIME when it struck, -ECANCELED when the operation was faster (ENOENT on
@@ -95,19 +160,20 @@ class LinkTimeout(_TimesOut):
     opcode = Opcode.LINK_TIMEOUT
     _ordinary = frozenset({errno.ETIME, errno.ECANCELED, errno.ENOENT})
 
-    seconds: float
+    seconds: float | None = None
+    time_ns: int | None = attrs.field(default=None, kw_only=True)
     timeout_flags: TimeoutFlags = attrs.field(default=TimeoutFlags(0), kw_only=True)
 
     def _encode(self) -> tuple[bytes, object]:
-        pin, address = _memory.timespec(self.seconds)
         flags = _checked(self.timeout_flags, _LINK_FLAGS)
+        pin, address = _lent_time(self)
         return self._pack(addr=address, len=1, op_flags=flags), pin
 
 
 @operation
 class TimeoutRemove(Targeting):
     """
-    End a `Timeout` that is in flight; it completes with ECANCELED.
+    End a `Timeout` or `TimeoutMultishot` that is in flight; it completes with ECANCELED.
 
     Args:
         target: the user_data of the timeout.
@@ -118,3 +184,66 @@ class TimeoutRemove(Targeting):
     """
 
     opcode = Opcode.TIMEOUT_REMOVE
+
+
+@operation
+class TimeoutUpdate(Targeting):
+    """
+    Give a `Timeout` or `TimeoutMultishot` in flight another time, counted from now.
+
+    It keeps its clock. Its `count` is gone: a `Timeout` then completes by time alone, and a
+    `TimeoutMultishot` goes on without end.
+
+    Args:
+        target: the user_data of the timeout.
+        seconds: how long from now, as a float or int, from 0 to 2**33; with ABS, until when on the
+            clock of the timeout.
+        time_ns: the same as `seconds`, in whole nanoseconds, and instead of it.
+        timeout_flags: `TimeoutFlags`: ABS, IMMEDIATE_ARG (kernel 7.1; 6.18 answers EINVAL).
+
+    Lifetime: the time is copied and held until the completion.
+    Completion: res is 0; ENOENT when no such timeout is in flight, EALREADY when it is completing.
+
+    Kernel: 5.5; updates 5.11. liburing: io_uring_prep_timeout_update(3).
+    """
+
+    opcode = Opcode.TIMEOUT_REMOVE
+
+    seconds: float | None = None
+    time_ns: int | None = attrs.field(default=None, kw_only=True)
+    timeout_flags: TimeoutFlags = attrs.field(default=TimeoutFlags(0), kw_only=True)
+
+    def _encode(self) -> tuple[bytes, object]:
+        flags = _checked(self.timeout_flags, _UPDATE_FLAGS) | _F.UPDATE
+        pin, address = _lent_time(self)
+        return self._pack(addr=self.target, off=address, op_flags=flags), pin
+
+
+@operation
+class LinkTimeoutUpdate(Targeting):
+    """
+    Give a `LinkTimeout` in flight another time, counted from now. It keeps its clock.
+
+    Args:
+        target: the user_data of the `LinkTimeout`.
+        seconds: how long from now, as a float or int, from 0 to 2**33; with ABS, until when on the
+            clock of the timeout.
+        time_ns: the same as `seconds`, in whole nanoseconds, and instead of it.
+        timeout_flags: `TimeoutFlags`: ABS, IMMEDIATE_ARG (kernel 7.1; 6.18 answers EINVAL).
+
+    Lifetime: the time is copied and held until the completion.
+    Completion: res is 0; ENOENT when no such timeout is in flight, EALREADY when it is striking.
+
+    Kernel: 5.5; of linked ones 5.15. liburing: io_uring_prep_timeout_update(3).
+    """
+
+    opcode = Opcode.TIMEOUT_REMOVE
+
+    seconds: float | None = None
+    time_ns: int | None = attrs.field(default=None, kw_only=True)
+    timeout_flags: TimeoutFlags = attrs.field(default=TimeoutFlags(0), kw_only=True)
+
+    def _encode(self) -> tuple[bytes, object]:
+        flags = _checked(self.timeout_flags, _UPDATE_FLAGS) | _F.UPDATE | _F.LINK_TIMEOUT_UPDATE
+        pin, address = _lent_time(self)
+        return self._pack(addr=self.target, off=address, op_flags=flags), pin

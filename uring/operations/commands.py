@@ -1,0 +1,147 @@
+"""Commands that a driver gives its own meaning, as ioctl(2) does."""
+
+from typing import Any, Final, Literal
+
+import attrs
+
+from uring._leases import Lease
+from uring.flags import Opcode, SQEFlags, UringCmdFlags
+from uring.operations._base import Operation, integer, operation, with_care
+from uring.sqe import UINT32_MAX, FileLike, Group, buffer_group
+
+__all__ = ["UringCmd", "UringCmd128", "UringCmdMultishot"]
+
+# Where the command's own bytes start in the record, and how many there are in one of either size.
+_CMD_AT: Final = 48
+_CMD_MAX: Final = 16
+_CMD128_MAX: Final = 80
+
+
+@operation
+class _Command(Operation):
+    """What all commands have; `len` and `addr` are named by the record's fields."""
+
+    fd: FileLike
+    cmd_op: int = attrs.field(kw_only=True)
+    cmd: bytes = attrs.field(default=b"", kw_only=True)
+    addr: int = attrs.field(default=0, kw_only=True)
+    len: int = attrs.field(default=0, kw_only=True)
+    optlen: int = attrs.field(default=0, kw_only=True)
+
+    def _record(self: Any, flags: int, buf_index: int, sqe_flags: int = 0) -> bytes:
+        # What is above 32 bits is another field, which must be 0.
+        cmd_op, cmd = integer("cmd_op", self.cmd_op, 0, UINT32_MAX), self.cmd
+        if not isinstance(cmd, bytes):
+            raise TypeError(f"cmd must be bytes, not {type(cmd).__name__}")
+        if len(cmd) > _CMD128_MAX:
+            raise ValueError(f"a command has at most {_CMD128_MAX} bytes, not {len(cmd)}")
+        record: bytes = self._pack(
+            self.fd,
+            off=cmd_op,
+            addr=self.addr,
+            len=self.len,
+            op_flags=flags,
+            buf_index=buf_index,
+            splice_fd_in=self.optlen,
+            sqe_flags=sqe_flags,
+        )
+        is_long = len(cmd) > _CMD_MAX or self.opcode == Opcode.URING_CMD128
+        return record[:_CMD_AT] + cmd.ljust(_CMD128_MAX if is_long else _CMD_MAX, b"\0")
+
+
+def _one_shot(flags: object) -> int:
+    """Refuse the flag that makes another operation of this one, and would misread its group."""
+    if not isinstance(flags, int):
+        raise TypeError(f"uring_cmd_flags must be UringCmdFlags, not {flags!r}")
+    if flags & UringCmdFlags.MULTISHOT:
+        raise ValueError("UringCmdFlags.MULTISHOT makes an UringCmdMultishot of it: use that")
+    return int(flags)
+
+
+@operation
+class UringCmd(_Command):
+    """
+    Give a command to the driver of a file: asynchronous ioctl(2), for those that have it.
+
+    NVMe, ublk, FUSE, block devices, sockets and others do; what the fields mean is theirs to say.
+    The safety promise ends here: memory whose address stands in `cmd` or `addr` is not known to the
+    ring. Keep it alive and in place until the completion, and give no other addresses.
+
+    Args:
+        fd: the file.
+        cmd_op: the driver's number of the command, 32 bits.
+        cmd: its own bytes: up to 16, or up to 80 on rings with SetupFlags.SQE128.
+        addr: the record's `addr`; for sockets `level` in its lower and `optname` in its upper half.
+        len: the record's `len`.
+        optlen: the record's `optlen`, which for others than sockets is `file_index`.
+        uring_cmd_flags: `UringCmdFlags`: FIXED, with `buf_index` (kernel 6.1).
+        buf_index: the registered buffer that the command uses, with FIXED.
+
+    Completion: res is what the driver says; EOPNOTSUPP when it has no commands, or not this one. On
+        rings with CQE32 it may say more in `CQE.big_cqe`.
+
+    Kernel: 5.19. liburing: io_uring_prep_uring_cmd(3).
+    """
+
+    opcode = Opcode.URING_CMD
+
+    uring_cmd_flags: UringCmdFlags = attrs.field(default=UringCmdFlags(0), kw_only=True)
+    buf_index: int = attrs.field(default=0, kw_only=True)
+
+    def _encode(self) -> tuple[bytes, object]:
+        return self._record(_one_shot(self.uring_cmd_flags), self.buf_index), None
+
+
+@operation
+class UringCmd128(UringCmd):
+    """
+    Give a command of up to 80 bytes, in a record of 128: as `UringCmd`, with all it says.
+
+    Needs a ring with SetupFlags.SQE128 or SQE_MIXED; with the first `UringCmd` does the same.
+
+    Completion: res is as that of `UringCmd`. A kernel without the opcode, as 6.18 is, answers
+        EINVAL.
+
+    Kernel: 6.19. liburing: io_uring_prep_uring_cmd128(3).
+    """
+
+    opcode = Opcode.URING_CMD128
+
+
+@operation
+class UringCmdMultishot(_Command):
+    """
+    Give a command that completes again and again, each time with a provided buffer.
+
+    The safety promise ends here, as it does for `UringCmd`.
+
+    Args:
+        fd: the file.
+        cmd_op: the driver's number of the command, 32 bits.
+        group: the group of provided buffers, or its number.
+        cmd: its own bytes: up to 16, or up to 80 on rings with SetupFlags.SQE128.
+        addr: the record's `addr`.
+        len: the record's `len`.
+        optlen: the record's `optlen`, which for others than sockets is `file_index`.
+
+    Completion: res is what the driver says, usually how much of the buffer it filled; `result()` is
+        the `Lease` of that buffer when the group is a `BufferRing`. EOPNOTSUPP when the driver has
+        no such command. The last one has no MORE.
+
+    Kernel: 5.19; MULTISHOT 6.18. liburing: io_uring_prep_uring_cmd(3).
+    """
+
+    opcode = Opcode.URING_CMD
+
+    group: Group = attrs.field(kw_only=True)
+
+    _keeps_memory = True
+    _prepared: Literal[False] = with_care()
+
+    def _encode(self) -> tuple[bytes, object]:
+        bgid = buffer_group(self.group)
+        record = self._record(UringCmdFlags.MULTISHOT, bgid, SQEFlags.BUFFER_SELECT)
+        return record, None if isinstance(self.group, int) else self.group
+
+    def _result(self, res: int, memory: object, _flags: int) -> object:
+        return memory if isinstance(memory, Lease) else res
