@@ -121,6 +121,8 @@ class Wrapper:
 # ---- every class: how it names a file ----
 
 BUFFER: Final = bytearray(4)
+BUFFERS: Final = (BUFFER,)
+HERE: Final = ("127.0.0.1", 1)
 
 WITH_FD: Final[dict[type[uring.Operation], Callable[[Any, SQEFlags], uring.Operation]]] = {
     uring.Accept: lambda fd, flags: uring.Accept(fd, flags=flags),
@@ -134,6 +136,37 @@ WITH_FD: Final[dict[type[uring.Operation], Callable[[Any, SQEFlags], uring.Opera
     uring.Shutdown: lambda fd, flags: uring.Shutdown(fd, 1, flags=flags),
     uring.Write: lambda fd, flags: uring.Write(fd, BUFFER, 7, rw_flags=1, ioprio=2, flags=flags),
     uring.Writev: lambda fd, flags: uring.Writev(fd, [BUFFER], 7, ioprio=2, flags=flags),
+    uring.AcceptMultishot: lambda fd, flags: uring.AcceptMultishot(fd, flags=flags),
+    uring.Bind: lambda fd, flags: uring.Bind(fd, HERE, flags=flags),
+    uring.Getsockname: lambda fd, flags: uring.Getsockname(fd, peer=True, flags=flags),
+    uring.Getsockopt: lambda fd, flags: uring.Getsockopt(fd, level=1, optname=2, flags=flags),
+    uring.Listen: lambda fd, flags: uring.Listen(fd, 5, flags=flags),
+    uring.RecvBundle: lambda fd, flags: uring.RecvBundle(fd, 7, 3, flags=flags),
+    uring.RecvBundleMultishot: lambda fd, flags: uring.RecvBundleMultishot(fd, 7, 3, flags=flags),
+    uring.RecvMultishot: lambda fd, flags: uring.RecvMultishot(fd, 7, 3, flags=flags),
+    uring.RecvSelect: lambda fd, flags: uring.RecvSelect(fd, 7, 3, flags=flags),
+    uring.RecvZc: lambda fd, flags: uring.RecvZc(fd, zcrx_ifq_idx=1, flags=flags),
+    uring.Recvmsg: lambda fd, flags: uring.Recvmsg(fd, BUFFERS, flags=flags),
+    uring.RecvmsgMultishot: lambda fd, flags: uring.RecvmsgMultishot(fd, 7, flags=flags),
+    uring.RecvmsgSelect: lambda fd, flags: uring.RecvmsgSelect(fd, 7, flags=flags),
+    uring.SendBundle: lambda fd, flags: uring.SendBundle(fd, 7, 3, flags=flags),
+    uring.SendSelect: lambda fd, flags: uring.SendSelect(fd, 7, 3, flags=flags),
+    uring.SendVectorized: lambda fd, flags: uring.SendVectorized(fd, BUFFERS, 3, flags=flags),
+    uring.SendZc: lambda fd, flags: uring.SendZc(fd, BUFFER, 3, flags=flags),
+    uring.SendZcFixed: lambda fd, flags: uring.SendZcFixed(fd, BUFFER, buf_index=6, flags=flags),
+    uring.SendZcVectorized: lambda fd, flags: uring.SendZcVectorized(fd, BUFFERS, flags=flags),
+    uring.Sendmsg: lambda fd, flags: uring.Sendmsg(fd, BUFFERS, flags=flags),
+    uring.SendmsgZc: lambda fd, flags: uring.SendmsgZc(fd, BUFFERS, flags=flags),
+    uring.SendmsgZcFixed: lambda fd, flags: uring.SendmsgZcFixed(
+        fd, BUFFERS, buf_index=6, flags=flags
+    ),
+    uring.Sendto: lambda fd, flags: uring.Sendto(fd, BUFFER, HERE, 3, flags=flags),
+    uring.Setsockopt: lambda fd, flags: uring.Setsockopt(
+        fd, level=1, optname=2, value=3, flags=flags
+    ),
+    uring.Siocinq: lambda fd, flags: uring.Siocinq(fd, flags=flags),
+    uring.Siocoutq: lambda fd, flags: uring.Siocoutq(fd, flags=flags),
+    uring.TxTimestamp: lambda fd, flags: uring.TxTimestamp(fd, flags=flags),
 }
 # Close names a file as well, but encodes Fixed in a field of its own: tested below.
 WITHOUT_FD: Final[dict[type[uring.Operation], Callable[[SQEFlags], uring.Operation]]] = {
@@ -152,6 +185,7 @@ ALL: Final = {
     for kind in map(vars(uring).get, uring.__all__)
     if isinstance(kind, type) and issubclass(kind, uring.Operation) and kind is not uring.Operation
 }
+SELECTING: Final = {kind for kind in ALL if "group" in attrs.fields_dict(kind)}
 FLAGS: Final = [SQEFlags(0), *SQEFlags, SQEFlags.ASYNC | SQEFlags.IO_LINK | SQEFlags.IO_DRAIN]
 
 
@@ -166,12 +200,27 @@ def test_operations_are_all_tested_here() -> None:
     assert {kind for kind in ALL if "fd" in attrs.fields_dict(kind)} == {*WITH_FD, uring.Close}
 
 
+PLACES: Final[dict[type[uring.Operation], tuple[str, ...]]] = {
+    **dict.fromkeys((uring.Read, uring.Write, uring.Recv, uring.Send), ()),
+    **dict.fromkeys((uring.SendZc, uring.SendZcFixed), ()),
+    uring.Sendto: ("off",),
+    **dict.fromkeys((uring.Getsockopt, uring.Setsockopt), ("addr3",)),
+    uring.Getsockname: ("addr", "addr3"),
+}
+"""Where a record names temporary memory, if not in `addr`."""
+
+
 def fields(op: uring.Operation) -> dict[str, Any]:
     """The encoded fields that do not depend on where temporary memory lies."""
     record = attrs.asdict(op.sqe())
-    if not isinstance(op, uring.Read | uring.Write | uring.Recv | uring.Send):
-        del record["addr"]
+    for place in PLACES.get(type(op), ("addr",)):
+        del record[place]
     return record
+
+
+def encoded_flags(kind: type[uring.Operation], flags: SQEFlags) -> SQEFlags:
+    """What the kernel is told: what takes a buffer from a group says so."""
+    return flags | SQEFlags.BUFFER_SELECT if kind in SELECTING else flags
 
 
 @pytest.mark.parametrize("flags", FLAGS, ids=repr)
@@ -183,6 +232,7 @@ def test_operation_fixed_file_sets_its_bit_and_nothing_else(
     make = WITH_FD[kind]
     plain = fields(make(9, flags))
     assert plain["fd"] == 9
+    flags = encoded_flags(kind, flags)
     assert plain["flags"] == flags
     assert fields(make(Wrapper(9), flags)) == plain
     assert fields(make(uring.Fixed(9), flags)) == plain | {"flags": flags | SQEFlags.FIXED_FILE}
@@ -213,9 +263,10 @@ def test_operation_encodes_its_opcode_flags_and_personality(kind: type[uring.Ope
         op = attrs.evolve(made, personality=77, user_data=5)
         record, numbered = op.sqe(), op.sqe(6)
         assert record.opcode == kind.opcode
-        assert record.flags == flags
+        assert record.flags == encoded_flags(kind, flags)
         assert (record.personality, record.user_data) == (77, 0)
-        assert attrs.evolve(record, user_data=6, addr=numbered.addr) == numbered
+        moved = {place: getattr(numbered, place) for place in PLACES.get(kind, ("addr",))}
+        assert attrs.evolve(record, user_data=6, **moved) == numbered
 
 
 @pytest.mark.parametrize("kind", sorted(ALL, key=named), ids=named)

@@ -23,8 +23,9 @@ FLOORS = [
     {"_core"},
     {"_views", "_teardown", "batch"},
     {"operations", "registry", "_inflight", "probe", "_columns"},
-    {"_setup"},
-    {"completions", "_memory"},
+    {"_setup", "_messages"},
+    {"_sockaddr"},
+    {"completions", "_memory", "_leases"},
     {"errors", "sqe", "_values"},
     {"flags", "_ffi"},
     {"_uring"},
@@ -111,7 +112,8 @@ def test_lines_of_c_have_at_most_100_columns(path: Path) -> None:
 def test_operations_whose_completions_need_care_say_so(operation: type[uring.Operation]) -> None:
     """What makes a descriptor or keeps memory is kept off the short way of queue()."""
     (prepared,) = [f for f in operation.__attrs_attrs__ if f.name == "_prepared"]
-    needs_care = operation._makes_descriptor or operation._keeps_memory
+    # A property stands for what an instance may make.
+    needs_care = bool(operation._makes_descriptor or operation._keeps_memory)
     assert (prepared.default is False) == needs_care
 
 
@@ -164,6 +166,11 @@ def test_operation_docstrings_say_what_is_needed(operation: type[uring.Operation
     assert "liburing: io_uring_prep_" in doc
     source = inspect.getsource(operation)
     lends = any(
-        call in source for call in ("_memory.", "encode_lent(", "_encode_vector(", "_encoder(")
+        call in source
+        for call in (
+            *("_memory.", "_sockaddr.", "_messages."),
+            *("encode_lent(", "_encode_vector(", "_encoder(", "_transfer(", "_select("),
+            *("_send_zc(", "_send_group(", "_recv_group("),
+        )
     )
     assert ("Lifetime:" in doc) == lends

@@ -164,7 +164,7 @@ def _encode(index: int, op: Queueable) -> tuple[bytes, object]:
     if not isinstance(op, Queueable):
         raise TypeError(f"operation {index} of the batch is not an operation: {op!r}")
     record, pin = op._prepared or op._encode()
-    if is_multishot(record):
+    if is_multishot(record) or op._is_multishot:
         raise ValueError(
             f"operation {index}, {op!r}, is multishot: it has many results, and a run gives one"
             " for each operation; queue() it"

@@ -187,6 +187,7 @@ _MULTISHOT: Final = {
     int(Opcode.POLL_ADD): (_LEN, PollFlags.ADD_MULTI),
     int(Opcode.TIMEOUT): (_OP_FLAGS, TimeoutFlags.MULTISHOT),
     int(Opcode.ACCEPT): (_IOPRIO, AcceptFlags.MULTISHOT),
+    int(Opcode.SEND): (_IOPRIO, SendRecvFlags.RECVSEND_BUNDLE),
     int(Opcode.RECV): (_IOPRIO, SendRecvFlags.RECV_MULTISHOT),
     int(Opcode.RECVMSG): (_IOPRIO, SendRecvFlags.RECV_MULTISHOT),
     int(Opcode.RECV_ZC): (_IOPRIO, SendRecvFlags.RECV_MULTISHOT),
@@ -229,6 +230,9 @@ class Queueable:
 
     _makes_descriptor: ClassVar[bool] = False
     """Whether a result >= 0 is a new descriptor of this process, which must not be lost."""
+
+    _is_multishot: ClassVar[bool] = False
+    """Whether it may post any number of completions though no flag in its record says so."""
 
     _ordinary: ClassVar[frozenset[int]] = frozenset()
     """Errnos that are an ordinary outcome of this operation and not an error."""

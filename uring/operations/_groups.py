@@ -1,0 +1,60 @@
+"""Operations on a buffer that the kernel takes from a group of provided buffers."""
+
+from typing import Any, ClassVar, Final, Literal
+
+from uring._leases import Lease
+from uring.flags import SQEFlags
+from uring.operations._base import Operation, operation, with_care
+from uring.sqe import FileLike, Group, buffer_group
+
+_SELECT: Final = int(SQEFlags.BUFFER_SELECT)
+
+
+class GroupPin:
+    """
+    The pin of an operation that lends memory besides a group of provided buffers.
+
+    What becomes of it when the kernel has taken a buffer is `with_lease()`.
+    """
+
+    __slots__ = ("group", "lease", "memory")
+
+    def __init__(self, group: Group, memory: object, lease: Lease | None = None) -> None:
+        self.group = group
+        self.memory = memory
+        self.lease = lease
+
+    def with_lease(self, lease: Lease) -> "GroupPin":
+        """The same with the buffer that was taken."""
+        return GroupPin(self.group, self.memory, lease)
+
+
+@operation
+class Selecting(Operation):
+    """An operation that takes a buffer from `group` when it has something to do with it."""
+
+    fd: FileLike
+    group: Group
+
+    _keeps_memory: ClassVar[bool] = True
+    _prepared: Literal[False] = with_care()
+
+    def _select(self, memory: object = None, **fields: Any) -> tuple[bytes, object]:
+        """Encode it, and pin the group and what memory is lent besides."""
+        group = self.group
+        encoded = self._pack(self.fd, buf_index=buffer_group(group), sqe_flags=_SELECT, **fields)
+        if memory is not None:
+            return encoded, GroupPin(group, memory)
+        return encoded, None if isinstance(group, int) else group
+
+    def _result(self, res: int, memory: object, _flags: int) -> object:
+        """Return the buffer that was taken, or the number when it is not known here."""
+        lease = lease_of(memory)
+        return res if lease is None else lease
+
+
+def lease_of(memory: object) -> Lease | None:
+    """The buffer that the kernel took, if it did and the ring knows it."""
+    if isinstance(memory, GroupPin):
+        return memory.lease
+    return memory if isinstance(memory, Lease) else None
