@@ -169,7 +169,7 @@ def test_operation_docstrings_say_what_is_needed(operation: type[uring.Operation
         call in source
         for call in (
             *("_memory.", "_sockaddr.", "_messages."),
-            *("encode_lent(", "_encode_vector(", "_encoder(", "_transfer(", "_select("),
+            *("encode_lent(", "_encode_vector(", "_encoder(", "_select("),
             *("_send_zc(", "_send_group(", "_recv_group("),
         )
     )

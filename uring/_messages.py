@@ -95,21 +95,23 @@ def own_ancillary(ancillary: Any) -> Any:
         return ancillary
 
 
-def encode_control(ancillary: Any) -> bytes:
+def encode_control(ancillary: object) -> bytes:
     """The control data of a message that is sent."""
     if not isinstance(ancillary, tuple):
         raise TypeError(f"ancillary must be a sequence of (level, type, data), not {ancillary!r}")
     parts = []
-    for level, kind, data in ancillary:
+    for piece in ancillary:
+        if not isinstance(piece, tuple) or len(piece) != 3 or not isinstance(piece[2], bytes):
+            raise TypeError(f"control data is (level, type, data), and not {piece!r}")
+        level, kind, data = piece
         try:
             header = _CMSGHDR.pack(_HEADER + len(data), level, kind)
         except struct.error:
             raise ValueError(
                 f"level and type of control data are 32-bit integers, not {(level, kind)!r}"
             ) from None
-        parts.append(
-            (header.ljust(_HEADER, b"\0") + data).ljust(_HEADER + _aligned(len(data)), b"\0")
-        )
+        padded = header.ljust(_HEADER, b"\0") + data
+        parts.append(padded.ljust(_HEADER + _aligned(len(data)), b"\0"))
     return b"".join(parts)
 
 

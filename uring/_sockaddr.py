@@ -67,13 +67,16 @@ def sockaddr(address: Address) -> "tuple[CData, int, int]":
     return _memory.readable(encode_sockaddr(address))
 
 
-def destination(address: Address | None) -> tuple[object, int, int]:
+def destination(address: Address) -> tuple[object, int, int]:
     """Pin where a send goes: (pin, ``sqe->addr2``, the field that holds ``sqe->addr_len``)."""
-    if address is None:
-        return None, 0, 0
     pin, place, length = sockaddr(address)
     # addr_len is the first half of the 32 bits that file_index has.
     return pin, place, int.from_bytes(struct.pack("=HH", length, 0), sys.byteorder)
+
+
+def optional_destination(address: Address | None) -> tuple[object, int, int]:
+    """The same of a send that may have no address of its own."""
+    return (None, 0, 0) if address is None else destination(address)
 
 
 def encode_sockaddr(address: Address) -> bytes:

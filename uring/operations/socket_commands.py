@@ -152,7 +152,7 @@ class Setsockopt(Operation):
     def _encode(self) -> tuple[bytes, object]:
         _checked_option(self.level, self.optname)
         value = self.value
-        if isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, int):
             if not -(2**31) <= value < 2**31:
                 raise ValueError(f"value must be in -2**31..2**31 - 1, not {value}")
             value = _INT.pack(value)

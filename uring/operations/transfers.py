@@ -34,13 +34,6 @@ __all__ = [
 ]
 
 
-def _transfer(self: Any, opcode: int, writable: bool) -> tuple[bytes, object]:
-    ioprio = self._ioprio_flags
-    if ioprio is not NO_SENDRECV:
-        ioprio = checked(ioprio)
-    return encode_lent(self, opcode, self._buffer, writable, 0, self._msg_flags, ioprio)
-
-
 @operation
 class Send(Operation):
     """
@@ -65,8 +58,11 @@ class Send(Operation):
     msg_flags: int = 0
     ioprio_flags: SendRecvFlags = attrs.field(default=NO_SENDRECV, kw_only=True)
 
-    def _encode(self) -> tuple[bytes, object]:
-        return _transfer(self, _SEND, False)  # noqa: FBT003 - hot
+    def _encode(self: Any) -> tuple[bytes, object]:
+        ioprio = self._ioprio_flags
+        if ioprio is not NO_SENDRECV:
+            ioprio = checked(ioprio)
+        return encode_lent(self, _SEND, self._buffer, False, 0, self._msg_flags, ioprio)  # noqa: FBT003 - hot
 
 
 @operation
@@ -84,7 +80,7 @@ class Sendto(Operation):
     Lifetime: the buffer is pinned, and a copy of the address held, until the completion.
     Completion: res is the number of bytes sent.
 
-    Kernel: 5.6; with an address 6.0. liburing: io_uring_prep_sendto(3).
+    Kernel: 5.6; with an address 6.1. liburing: io_uring_prep_sendto(3).
     """
 
     opcode = Opcode.SEND
@@ -131,7 +127,7 @@ class SendVectorized(Operation):
 
     def _encode(self) -> tuple[bytes, object]:
         pins, address, count = _memory.iovecs(self.buffers, write=False)
-        to, addr2, addr_len = _sockaddr.destination(self.address)
+        to, addr2, addr_len = _sockaddr.optional_destination(self.address)
         ioprio = checked(self.ioprio_flags) | SendRecvFlags.SEND_VECTORIZED
         fields = addr2, address, count, self.msg_flags, ioprio, 0, addr_len
         return self._pack(self.fd, *fields), (pins, to)
@@ -143,7 +139,7 @@ class _SendsGroup(Selecting):
     __slots__ = ()
 
     def _send_group(self: Any, bundle: int = 0) -> tuple[bytes, object]:
-        to, addr2, addr_len = _sockaddr.destination(self._address)
+        to, addr2, addr_len = _sockaddr.optional_destination(self._address)
         encoded: tuple[bytes, object] = self._select(
             to,
             off=addr2,
@@ -173,7 +169,8 @@ class SendSelect(_SendsGroup):
 
     Lifetime: the group is held until the completion, and a copy of the address.
     Completion: res is the number of bytes sent, and `result()` the `Lease` of the buffer that they
-        were in, or the number when the group was given by its own; ENOBUFS when it was empty.
+        were in, or the number when the group was given by its own; ENOBUFS when it was empty,
+        ENOENT when there is no such group.
 
     Kernel: 5.6; provided buffers 6.10. liburing: io_uring_prep_send(3), with IOSQE_BUFFER_SELECT.
     """
@@ -206,7 +203,8 @@ class SendBundle(_SendsGroup):
     Lifetime: the group is held until the last completion, and a copy of the address.
     Completion: res is the number of bytes sent from several buffers, the first of which is
         `CQE.buffer_id`, with `CQE.more` as long as there may be others; `result()` is their
-        `Lease`, or the number when the group was given by its own. ENOBUFS when it was empty.
+        `Lease`, or the number when the group was given by its own. ENOBUFS when it was empty,
+        ENOENT when there is no such group.
 
     Kernel: 5.6; bundles 6.10. liburing: io_uring_prep_send_bundle(3).
     """
@@ -246,8 +244,11 @@ class Recv(Operation):
     msg_flags: int = 0
     ioprio_flags: SendRecvFlags = attrs.field(default=NO_SENDRECV, kw_only=True)
 
-    def _encode(self) -> tuple[bytes, object]:
-        return _transfer(self, _RECV, True)  # noqa: FBT003 - hot
+    def _encode(self: Any) -> tuple[bytes, object]:
+        ioprio = self._ioprio_flags
+        if ioprio is not NO_SENDRECV:
+            ioprio = checked(ioprio)
+        return encode_lent(self, _RECV, self._buffer, True, 0, self._msg_flags, ioprio)  # noqa: FBT003 - hot
 
 
 class _RecvsGroup(Selecting):
@@ -282,7 +283,7 @@ class RecvSelect(_RecvsGroup):
     Lifetime: the group is held until the completion.
     Completion: res is the number of bytes received, and `result()` the `Lease` of the buffer that
         they are in, or the number when the group was given by its own; 0 when the peer has shut
-        down. ENOBUFS when the group was empty.
+        down. ENOBUFS when the group was empty, or there is none.
 
     Kernel: 5.6; provided buffers 5.7. liburing: io_uring_prep_recv(3), with IOSQE_BUFFER_SELECT.
     """
@@ -316,8 +317,8 @@ class RecvMultishot(_RecvsGroup):
     Completion: res is the number of bytes received, with `CQE.more`; `result()` is the `Lease` of
         the buffer that they are in, or the number when the group was given by its own. The one
         without `more` is the last: 0 when the peer has shut down (or has sent an empty datagram),
-        ENOBUFS when the group was empty, data when `total_length` was reached or the completion
-        queue was full.
+        ENOBUFS when the group was empty, or there is none; data when `total_length` was reached
+        or the completion queue was full.
 
     Kernel: 5.6; multishot 6.0. liburing: io_uring_prep_recv_multishot(3).
     """
@@ -349,7 +350,8 @@ class RecvBundle(_RecvsGroup):
     Completion: res is the number of bytes received in all, into buffers that follow each other in
         the group, the first of which is `CQE.buffer_id`; `result()` is their `Lease`, or the number
         when the group was given by its own; 0 when the peer has shut down. It may leave data that
-        was there: CQEFlags.SOCK_NONEMPTY says so. ENOBUFS when the group was empty.
+        was there: CQEFlags.SOCK_NONEMPTY says so. ENOBUFS when the group was empty, ENOENT
+        when there is none.
 
     Kernel: 5.6; bundles 6.10. liburing: io_uring_prep_recv(3), with IORING_RECVSEND_BUNDLE.
     """
@@ -383,7 +385,7 @@ class RecvBundleMultishot(_RecvsGroup):
     Completion: res is the number of bytes received, with `CQE.more`, into buffers that follow each
         other in the group, the first of which is `CQE.buffer_id`; `result()` is their `Lease`, or
         the number when the group was given by its own. The one without `more` is the last, as with
-        `RecvMultishot`.
+        `RecvMultishot`; ENOENT when there is no such group.
 
     Kernel: 5.6; bundles 6.10. liburing: io_uring_prep_recv_multishot(3), with
     IORING_RECVSEND_BUNDLE.

@@ -144,7 +144,7 @@ class SendZcVectorized(Operation):
 
 def _send_zc(self: Any, part: Any, kind: int, buf_index: int = 0) -> tuple[bytes, object]:
     pin, address, length = part
-    to, addr2, addr_len = _sockaddr.destination(self._address)
+    to, addr2, addr_len = _sockaddr.optional_destination(self._address)
     ioprio = checked(self._ioprio_flags, ZC_FLAGS) | kind
     fields = addr2, address, length, self._msg_flags, ioprio, buf_index, addr_len
     return self._pack(self._fd, *fields), (pin, to)
