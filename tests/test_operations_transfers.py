@@ -330,6 +330,24 @@ def test_recv_poll_first_waits_for_data(ring: uring.Ring, pair: Pair) -> None:
     assert buffer == b"abcd"
 
 
+@pytest.mark.parametrize(("msg_flags", "follower"), [(0, 0), (socket.MSG_WAITALL, -125)])
+def test_chain_after_a_short_send_or_recv(
+    ring: uring.Ring, pair: Pair, *, msg_flags: int, follower: int
+) -> None:
+    """With MSG_WAITALL it cancels what is linked behind it, and without it does not."""
+    flags = msg_flags | socket.MSG_DONTWAIT
+    pair[1].send(b"abc")
+    for op in (
+        uring.Send(pair[0], bytes(50_000_000), flags),
+        uring.Recv(pair[0], bytearray(9), flags),
+    ):
+        ring.queue_all(uring.link(op, uring.Nop()))
+        ring.submit()
+        transfer, nop = (ring.copy_cqe(timeout=SECONDS) for _ in range(2))
+        assert 0 < transfer.result() < len(op.buffer)  # type: ignore[arg-type]  # both are sized
+        assert nop.res == follower
+
+
 def test_send_takes_fixed(ring: uring.Ring, one: One, pair: Pair) -> None:
     """Sends name a registered file as they do a descriptor."""
     ring.register_files([pair[0]])

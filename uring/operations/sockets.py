@@ -188,8 +188,8 @@ class Listen(Operation):
 
     Args:
         fd: the socket, which has an address.
-        backlog: how many connections may wait to be accepted; the kernel's own limit is
-            net.core.somaxconn.
+        backlog: how many connections may wait to be accepted, at most net.core.somaxconn; 128 as
+            Python has it.
 
     Completion: res is 0.
 

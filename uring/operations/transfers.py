@@ -39,6 +39,8 @@ class Send(Operation):
     """
     Send a buffer on a connected socket. Equivalent: send(2); never raises SIGPIPE.
 
+    In a chain only with MSG_WAITALL does a short send cancel what is linked behind it.
+
     Args:
         fd: the socket.
         buffer: readable memory, at most 2**32 - 1 bytes.
@@ -225,6 +227,8 @@ class Recv(Operation):
     """
     Receive from a connected socket into a buffer. Equivalent: recv(2).
 
+    In a chain only with MSG_WAITALL does a short one cancel what is linked behind it.
+
     Args:
         fd: the socket.
         buffer: writable memory, at most 2**32 - 1 bytes.
@@ -232,7 +236,8 @@ class Recv(Operation):
         ioprio_flags: `SendRecvFlags`: RECVSEND_POLL_FIRST waits for data before it tries.
 
     Lifetime: the buffer is pinned until the completion.
-    Completion: res is the number of bytes received; 0 when the peer has shut down.
+    Completion: res is the number of bytes received; 0 when the peer has shut down. With MSG_TRUNC
+        it is that of the whole datagram, which may be more than the buffer has.
 
     Kernel: 5.6; POLL_FIRST 5.19. liburing: io_uring_prep_recv(3).
     """

@@ -40,8 +40,8 @@ class SendZc(Operation):
     """
     Send a buffer without copying it. Equivalent: send(2) or sendto(2) with MSG_ZEROCOPY.
 
-    Worth it from some 10 KiB upwards; below that a copy is cheaper than the notification. What is
-    sent within the machine is copied in the end.
+    For large buffers: with small ones a copy costs less than the notification. What is sent within
+    the machine is copied in the end.
 
     Args:
         fd: a TCP or UDP socket; others give EOPNOTSUPP.
