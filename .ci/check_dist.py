@@ -11,6 +11,7 @@ IN_SDIST = {
     "build_uring.py",
     "pyproject.toml",
     "uring/_batch.h",
+    "uring/_buffers.h",
     "uring/_cdef.h",
     "uring/_queues.h",
     "uring/_shim.h",

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 import uring
-from uring._inflight import UNKNOWN, InFlight, Record, is_linked, skips
+from uring._claims import Record, is_linked, skips
+from uring._inflight import UNKNOWN, InFlight
 from uring.completions import Answer
 from uring.flags import CQEFlags, SQEFlags
 from uring.sqe import Queueable

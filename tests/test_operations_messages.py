@@ -597,11 +597,9 @@ def test_message_result_without_its_room_is_none() -> None:
 # ---- groups of provided buffers ----
 
 
-class Taken(Lease):
-    """A lease that a test makes."""
-
-    def __init__(self, view: memoryview) -> None:
-        self.view = view
+def leased(view: memoryview) -> Lease:
+    """A lease of one buffer, as the ring makes them."""
+    return Lease((view,))
 
 
 class Ringlike:
@@ -639,7 +637,7 @@ def test_recvmsg_select_gives_the_lease() -> None:
     _, pin = op._encode()
     assert isinstance(pin, GroupPin)
     assert pin.group is group
-    lease = Taken(memoryview(b"hello"))
+    lease = leased(memoryview(b"hello"))
     message = op._result(5, pin.with_lease(lease), 1)
     assert message is not None
     assert (message.lease, message.payload, message.length) == (lease, b"hello", 5)
@@ -662,7 +660,7 @@ def test_recvmsg_select_closes_descriptors_that_nobody_collects(
 
 def decoded(op: uring.RecvmsgMultishot, group: Any, cqe: uring.CQE) -> uring.Message:
     """The message in the buffer of a completion, as if the ring had leased it."""
-    lease = Taken(memoryview(group[cqe.buffer_id])[: cqe.res])
+    lease = leased(memoryview(group[cqe.buffer_id])[: cqe.res])
     pin = GroupPin(group, None).with_lease(lease)
     message = op._result(cqe.res, pin, cqe.flags)
     assert isinstance(message, uring.Message)
@@ -758,11 +756,11 @@ def test_recvmsg_multishot_of_too_short_a_buffer_is_a_value_error() -> None:
     """What cannot hold the header, the address and the control data is no message."""
     op = uring.RecvmsgMultishot(9, Ringlike(), namelen=16, ancbufsize=24)
     whole = memoryview(bytes(16 + 16 + 24))
-    message = op._result(56, Taken(whole), 1)
+    message = op._result(56, leased(whole), 1)
     assert isinstance(message, uring.Message)
     assert (message.payload, message.address, message.ancillary) == (b"", None, ())
     with pytest.raises(ValueError, match="the buffer has 55 bytes"):
-        op._result(55, Taken(whole[:55]), 1)
+        op._result(55, leased(whole[:55]), 1)
 
 
 def test_recvmsg_multishot_never_reads_past_its_parts() -> None:
@@ -771,7 +769,7 @@ def test_recvmsg_multishot_never_reads_past_its_parts() -> None:
     header = struct.pack("=IIII", 1000, 1000, 1000, 0)
     name = struct.pack("=HH", socket.AF_INET, 1)
     control = struct.pack("Nii", 2000, 1, 1) + struct.pack("ii", 5, 6)
-    message = op._result(0, Taken(memoryview(header + name + control + b"xyz")), 1)
+    message = op._result(0, leased(memoryview(header + name + control + b"xyz")), 1)
     assert isinstance(message, uring.Message)
     assert (message.length, message.payload) == (1000, b"xyz")
     assert message.address == uring.Sockaddr(name)
@@ -791,7 +789,7 @@ def test_recvmsg_multishot_knows_the_descriptors_in_its_lease(
     (fd,) = decoded(op, group, cqe).descriptors()
     assert os.path.sameopenfile(fd, null)
     assert not os.get_inheritable(fd)
-    lease = Taken(memoryview(group[cqe.buffer_id])[: cqe.res])
+    lease = leased(memoryview(group[cqe.buffer_id])[: cqe.res])
     assert list(op._descriptors(cqe.res, lease, cqe.flags)) == [fd]
     assert list(op._descriptors(cqe.res, None, cqe.flags)) == []
     os.close(fd)

@@ -406,6 +406,7 @@ def test_send_zc_reports_that_it_copied_after_all(
     result, notification = both(drain())
     assert result.result() == 1000
     assert notification.res & 0xFFFFFFFF == uring.NOTIF_USAGE_ZC_COPIED
+    assert (result.was_copied, notification.was_copied) == (False, True)
 
 
 def test_send_zc_failures_complete_twice_too(ring: uring.Ring, drain: Drain, pair: Pair) -> None:
@@ -735,53 +736,121 @@ def test_recv_bundle_multishot_limits(
 # ---- what becomes of the group ----
 
 
-class Taken(Lease):
-    """A lease that a test makes."""
-
-    def __init__(self, view: memoryview) -> None:
-        self.view = view
-
-
 class Ringlike:
     """What a group of provided buffers looks like to an operation."""
 
     bgid = 7
 
 
-KINDS: Final[list[Any]] = [
-    uring.SendSelect,
-    uring.SendBundle,
+RECEIVING: Final[list[Any]] = [
     uring.RecvSelect,
     uring.RecvMultishot,
     uring.RecvBundle,
     uring.RecvBundleMultishot,
 ]
+SENDING: Final[list[Any]] = [uring.SendSelect, uring.SendBundle]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_group_object_is_pinned_and_its_lease_the_result(kind: Any) -> None:
-    """The pin is the group, and what comes of it the Lease; a number is neither."""
+@pytest.mark.parametrize("kind", [*RECEIVING, *SENDING])
+def test_group_object_is_pinned_and_a_number_is_not(kind: Any) -> None:
+    """The pin is the group itself, by its bgid in the record."""
     group = Ringlike()
     record, pin = kind(9, group)._encode()
     assert (pin, record[40:42]) == (group, struct.pack("=H", 7))
     assert kind(9, 7)._encode()[1] is None
-    lease = Taken(memoryview(b"abc"))
-    assert kind(9, group)._result(3, lease, 1) is lease
-    for memory in (group, None):
-        assert kind(9, group)._result(3, memory, 0) == 3
 
 
-def test_group_and_address_are_pinned_together() -> None:
-    """A send with an address lends that besides, and gives the Lease all the same."""
+@pytest.mark.parametrize("kind", RECEIVING)
+def test_receives_from_a_group_give_leases(kind: Any) -> None:
+    """The Lease that was taken, an empty one at the end, and the number when nothing is known."""
     group = Ringlike()
-    for kind in (uring.SendSelect, uring.SendBundle):
-        op = kind(9, group, address=HERE)
-        _, pin = op._encode()
-        assert isinstance(pin, GroupPin)
-        assert pin.group is group
-        lease = Taken(memoryview(b"abc"))
-        assert op._result(3, pin.with_lease(lease), 1) is lease
-        assert op._result(3, pin, 0) == 3
+    lease = Lease((memoryview(b"abc"),))
+    assert kind(9, group)._result(3, lease, 1) is lease
+    end = kind(9, group)._result(0, group, 0)
+    assert isinstance(end, Lease)
+    assert len(end) == 0
+    for memory, res in ((group, 3), (None, 3), (None, 0)):
+        assert kind(9, group)._result(res, memory, 0) == res
+
+
+@pytest.mark.parametrize("kind", SENDING)
+def test_sends_from_a_group_give_the_count(kind: Any) -> None:
+    """Whatever became of the buffers; with an address both that and the group are pinned."""
+    group = Ringlike()
+    op = kind(9, group, address=HERE)
+    _, pin = op._encode()
+    assert isinstance(pin, GroupPin)
+    assert pin.group is group
+    lease = Lease((memoryview(b"abc"),))
+    for memory in (lease, pin.with_lease(lease), pin, group, None):
+        assert op._result(3, memory, 1) == 3
+
+
+@pytest.mark.parametrize("kind", [*RECEIVING, uring.RecvmsgSelect])
+def test_receives_from_a_group_refuse_to_count_more_than_they_got(kind: Any) -> None:
+    """MSG_TRUNC may count a whole datagram: ValueError for a group object, not for a number."""
+    with pytest.raises(ValueError, match="MSG_TRUNC"):
+        kind(9, Ringlike(), msg_flags=socket.MSG_TRUNC).sqe()
+    assert kind(9, 7, msg_flags=socket.MSG_TRUNC).sqe().op_flags & socket.MSG_TRUNC
+
+
+# ---- with the rings that keep books ----
+
+
+@pytest.mark.parametrize("kind", [uring.RecvSelect, uring.RecvBundle])
+def test_receive_into_a_buffer_ring_gives_a_lease(
+    ring: uring.Ring, one: One, pair: Pair, kind: Any
+) -> None:
+    """The bytes are in the lease, and the buffers go back with it; the end is an empty one."""
+    group = ring.register_buffer_ring(4, 8)
+    pair[1].send(b"0123456789")
+    data = b""
+    while len(data) < 10:
+        with one(kind(pair[0], group)).result() as lease:
+            data += bytes(lease)
+    assert data == b"0123456789"
+    pair[1].close()
+    end = one(kind(pair[0], group)).result()
+    assert isinstance(end, Lease)
+    assert not end
+    del lease
+    gc.collect()
+    assert group.inside == 4
+
+
+@pytest.mark.parametrize("kind", [uring.RecvMultishot, uring.RecvBundleMultishot])
+def test_multishot_receive_into_a_buffer_ring_streams_leases(
+    ring: uring.Ring, pair: Pair, kind: Any
+) -> None:
+    """Lease after lease, the bytes in order, until the peer has shut down."""
+    group = ring.register_buffer_ring(4, 8)
+    data = b""
+    with ring.stream(kind(pair[0], group)) as stream:
+        for part in (b"0123456789", b"abcdef", b"x"):
+            pair[1].send(part)
+            want = len(data) + len(part)
+            while len(data) < want:
+                cqe = stream.take(timeout=SECONDS)
+                assert cqe is not None
+                with cqe.result() as lease:
+                    data += bytes(lease)
+        pair[1].close()
+        assert stream.take(timeout=SECONDS) is None
+        assert stream.outcome is uring.StreamEnd.END_OF_FILE
+    assert data == b"0123456789abcdefx"
+
+
+@pytest.mark.parametrize("kind", SENDING)
+def test_send_from_a_send_buffer_ring(ring: uring.Ring, one: One, pair: Pair, kind: Any) -> None:
+    """What was put is sent in its order, and its buffers are free again."""
+    group = ring.register_send_buffer_ring(4, 8)
+    for part in (b"ab", b"cde"):
+        group.put(part)
+    sent = 0
+    while sent < 5:
+        sent += one(kind(pair[0], group)).result()
+    assert received(pair[1], 5) == b"abcde"
+    assert group.free == 4
 
 
 def test_group_object_is_held_while_in_flight(
@@ -795,9 +864,7 @@ def test_group_object_is_held_while_in_flight(
     del group
     gc.collect()
     pair[1].send(b"ab")
-    cqe = ring.copy_cqe(timeout=SECONDS)
-    assert cqe.more
-    del cqe
+    assert ring.copy_cqe(timeout=SECONDS).more
     gc.collect()
     assert alive() is not None
     pair[1].close()

@@ -18,14 +18,16 @@ FLOORS = [
     {"__main__"},
     {"__init__", "_selfcheck"},
     {"ring"},
-    {"_running"},
+    {"_streaming"},
+    {"_running", "_providing"},
     {"_submission", "_completion"},
     {"_core"},
     {"_views", "_teardown", "batch"},
-    {"operations", "registry", "_inflight", "probe", "_columns"},
+    {"_inflight"},
+    {"operations", "registry", "_claims", "_pledges", "probe", "_columns"},
     {"_setup", "_messages"},
-    {"_sockaddr"},
-    {"completions", "_memory", "_leases"},
+    {"_leases", "_sockaddr"},
+    {"completions", "_memory"},
     {"errors", "sqe", "_values"},
     {"flags", "_ffi"},
     {"_uring"},
@@ -85,7 +87,13 @@ def test_only_one_file_takes_addresses() -> None:
         assert {path for path, text in texts.items() if name in text} == {"uring._memory"}
     users = {path for path, text in texts.items() if re.search(r"\b(lend|address_of)\(", text)}
     operations = {"uring.operations._base", "uring.operations.files"}
-    assert users == {"uring._memory", "uring._columns", "uring.registry.files", *operations}
+    assert users == {
+        "uring._memory",
+        "uring._columns",
+        "uring._leases",
+        "uring.registry.files",
+        *operations,
+    }
 
 
 @pytest.mark.parametrize("path", [*SOURCES, *PACKAGE.glob("*.h")], ids=lambda path: path.name)
@@ -112,8 +120,8 @@ def test_lines_of_c_have_at_most_100_columns(path: Path) -> None:
 def test_operations_whose_completions_need_care_say_so(operation: type[uring.Operation]) -> None:
     """What makes a descriptor or keeps memory is kept off the short way of queue()."""
     (prepared,) = [f for f in operation.__attrs_attrs__ if f.name == "_prepared"]
-    # A property stands for what an instance may make.
-    needs_care = bool(operation._makes_descriptor or operation._keeps_memory)
+    care = ("_makes_descriptor", "_keeps_memory", "_is_sole", "_reaches_out", "_takes_buffer")
+    needs_care = any(getattr(operation, name) for name in care)
     assert (prepared.default is False) == needs_care
 
 

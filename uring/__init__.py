@@ -5,24 +5,30 @@ The layers, from the top; each imports only from those below it:
 
     __main__                                what this machine allows, and a self-check
     ring                                    Ring: queue -> submit -> wait -> copy out
-    _running                                Ring.run(): whole batches, in C
+    _streaming                              completions of one operation, as they come
+    _running  _providing                    Ring.run(): whole batches, in C; provided buffers
     _submission  _completion                its two sides
     _core                                   the floor that they share
     batch  _views  _teardown                prepared batches; looking at a ring; rings nobody closes
-    operations  registry  _inflight         one class per request; registrations; what is in flight
+    _inflight                               what is in flight
+    operations  registry                    one class per request; registrations
+    _claims  _pledges                       numbers that are not shared; promises to other rings
     probe  _columns                         what this kernel has; many reads or writes from columns
     _setup                                  how a ring begins
     _messages                               msghdr, control data
     _sockaddr                               socket addresses
+    _leases                                 provided buffers in Python's hands
     completions  _memory                    CQE; what the kernel may touch
     sqe  errors  _values                    the raw 64 bytes; the exceptions; how values are made
     flags  _ffi                             the kernel's numbers; the door to the C shim
 """
 
+from uring._leases import Lease
 from uring._memory import FixedBuffer
 from uring._messages import Message
 from uring._setup import RingParams
 from uring._sockaddr import Sockaddr
+from uring._streaming import Stream, StreamEnd
 from uring.batch import Batch, ReadMany, WriteMany
 from uring.completions import (
     CQE,
@@ -145,6 +151,7 @@ from uring.operations import (
     Writev,
 )
 from uring.probe import Probe, probe
+from uring.registry.buffer_rings import BufferRing, SendBufferRing
 from uring.ring import (
     Ring,
 )
@@ -179,6 +186,7 @@ __all__ = [
     "Bind",
     "BpfCommand",
     "BpfFilterFlags",
+    "BufferRing",
     "CQEFlags",
     "CQRingFlags",
     "CancelFlags",
@@ -196,6 +204,7 @@ __all__ = [
     "FsyncFlags",
     "Getsockname",
     "Getsockopt",
+    "Lease",
     "LinkTimeout",
     "Listen",
     "MemRegionFlags",
@@ -242,6 +251,7 @@ __all__ = [
     "SQEFlags",
     "SQRingFlags",
     "Send",
+    "SendBufferRing",
     "SendBundle",
     "SendRecvFlags",
     "SendSelect",
@@ -263,6 +273,8 @@ __all__ = [
     "Socket",
     "SocketCommand",
     "SpliceFlags",
+    "Stream",
+    "StreamEnd",
     "SubmissionQueueFull",
     "Timeout",
     "TimeoutFlags",

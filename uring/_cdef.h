@@ -1,6 +1,6 @@
 /*
- * What cffi parses: the door between Python and the C of _shim.h, _queues.h and _batch.h. Sizes are
- * the compiler's, names are ours.
+ * What cffi parses: the door between Python and the C of _shim.h, _queues.h, _batch.h and
+ * _buffers.h. Sizes are the compiler's, names are ours.
  */
 
 struct uring_params {
@@ -47,6 +47,15 @@ struct uring_parts {
     uint32_t count;
 };
 
+struct uring_buffers {
+    char *ring;
+    uint64_t memory;
+    uint32_t size, entries;
+    uint16_t *bids, *places;
+    uint16_t tail;
+    ...;
+};
+
 enum { PART_OFFSET, PART_LENGTH, PART_ROOM, PART_FD, ... };
 
 int uring_setup(struct uring *ring, uint32_t entries, struct uring_params *params);
@@ -70,6 +79,13 @@ void uring_run_stop(struct uring_run *run);
 int uring_run_release(struct uring *ring, struct uring_run *run);
 int uring_widen(int64_t *out, const char *in, uint32_t size, uint32_t is_signed, uint32_t count);
 int64_t uring_encode_parts(char *sqes, const struct uring_parts *parts);
+
+int uring_buffers_init(struct uring_buffers *buffers);
+int uring_buffers_map(struct uring *ring, struct uring_buffers *buffers, uint32_t bgid);
+void uring_buffers_free(struct uring_buffers *buffers);
+int uring_buffers_give(struct uring_buffers *buffers, uint32_t bid, uint32_t length);
+int uring_buffers_behind(struct uring_buffers *buffers, uint32_t bid, uint32_t count);
+void uring_buffers_close(struct uring_buffers *buffers);
 
 int uring_seal(struct uring *ring);
 int64_t uring_sealed_submit(struct uring *ring, uint32_t start, const char *sqes,

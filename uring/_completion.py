@@ -22,20 +22,25 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final
 
+from uring._claims import Ended, Subject
 from uring._core import Core
 from uring._ffi import ffi, lib
-from uring._inflight import Ended
+from uring._leases import Landing
 from uring._memory import nanoseconds
+from uring._pledges import Pledge
 from uring._setup import RingParams, check_range
-from uring.completions import CQE, CQE_SIZE, EMPTY, Completions
-from uring.flags import CQEFlags, SetupFlags
+from uring.completions import CQE, CQE_SIZE, EMPTY, Answer, Completions
+from uring.flags import CQE_BUFFER_SHIFT, CQEFlags, SetupFlags
+from uring.registry.buffer_rings import BufferRing, SendBufferRing
 from uring.sqe import UINT32_MAX
 
 if TYPE_CHECKING:
     from uring._uring import CData
 
 _MORE: Final = int(CQEFlags.MORE)
-_NOT_PLAIN: Final = _MORE << 32
+_BUFFER: Final = int(CQEFlags.BUFFER)
+_BUF_MORE: Final = int(CQEFlags.BUF_MORE)
+_NOT_PLAIN: Final = (_MORE | _BUFFER) << 32
 _cqe: Final = struct.Struct("=QiI").unpack_from
 _uring_take: Final = lib.uring_take
 
@@ -163,7 +168,7 @@ class CompletionSide(Core):
                 limit = self._limit(max_nr)
                 room = ffi.new("char[]", max(limit, 1) * self._cqe_size)
                 result = self._check_enter(lib.uring_peek(self._shim, had, limit, room))
-                completions, _ = self._settled(memoryview(ffi.buffer(room)), result, 0)
+                completions, _, _ = self._settled(memoryview(ffi.buffer(room)), result, 0)
                 if self._had == had:  # else a handler copied them out meanwhile
                     return completions or EMPTY
 
@@ -277,27 +282,70 @@ class CompletionSide(Core):
         if result <= 0:
             self._check_enter(result)
             return self._had != had
-        completions, ended = self._settled(self._landed, result, had)
+        completions, ended, landing = self._settled(self._landed, result, had, is_final=True)
         joined = kept + completions if kept else completions
         if self._had == had and self._kept is kept:  # no call from here to the last store
             in_flight.is_quiet = False
             in_flight.ended = ended
             self._kept = joined
             self._had = had + completions._count
+            if landing is not None:
+                landing.mark.is_final = True
+                self._stays = landing.stays
             in_flight.retire()
         return True
 
     def _limit(self, max_nr: int | None) -> int:
         return self._cq_limit if max_nr is None or max_nr > self._cq_limit else max_nr
 
-    def _settled(self, cqes: memoryview, result: int, had: int) -> tuple[Completions, Ended]:
-        """What the shim has answered: (the completions, what they end). The lock is held."""
+    def _settled(
+        self, cqes: memoryview, result: int, had: int, *, is_final: bool = False
+    ) -> tuple[Completions, Ended, Landing | None]:
+        """
+        What the shim has answered: (the completions, what they end, the buffers that they have).
+
+        Leases are made only for what is about to be had. The lock is held.
+        """
         size = self._cqe_size
         raw = bytes(cqes[: (result & UINT32_MAX) * size])
         numbers = memoryview(raw).cast("Q")[:: size // 8].tolist()
-        completions = Completions(raw, self._in_flight.look_up(numbers), cqe_size=size)
-        flags = completions.flags.tolist() if result >> 32 & _MORE else None
-        return completions, (had, numbers, flags)
+        subjects = self._in_flight.look_up(numbers)
+        completions = Completions(raw, subjects, cqe_size=size)
+        flags = completions.flags.tolist() if result >> 32 & (_MORE | _BUFFER) else None
+        landing = None
+        if is_final and result >> 32 & _BUFFER and flags is not None:
+            landing = self._land(subjects, completions.res.tolist(), flags)
+        if is_final and self._in_flight.has_pledges:
+            self._settle_pledges(subjects, completions.res.tolist())
+        return completions, (had, numbers, flags), landing
+
+    def _land(self, subjects: list[Subject], results: list[int], flags: list[int]) -> Landing:
+        """Put leases in the place of the groups that buffers were taken from."""
+        landing = Landing(self._stays)
+        for index, flag in enumerate(flags):
+            subject = subjects[index]
+            if not flag & _BUFFER or not isinstance(subject, Answer):
+                continue
+            group = subject.memory
+            if isinstance(group, BufferRing | SendBufferRing):
+                lease = landing.lease(
+                    group._block,
+                    flag >> CQE_BUFFER_SHIFT,
+                    max(0, results[index]),
+                    has_more=bool(flag & _BUF_MORE),
+                )
+                if isinstance(group, BufferRing):
+                    subjects[index] = Answer(subject.operation, lease)
+                else:
+                    landing.sent.append(lease)
+        return landing
+
+    @staticmethod
+    def _settle_pledges(subjects: list[Subject], results: list[int]) -> None:
+        """What was promised for an operation that has failed is taken back."""
+        for subject, res in zip(subjects, results, strict=True):
+            if isinstance(subject, Answer) and isinstance(subject.memory, Pledge):
+                subject.memory.settle(res)
 
     def _wait(self, wait_nr: int, end_ns: int) -> bool:
         """Wait without the lock: True when the CQEs came, False when the time is over."""

@@ -15,6 +15,7 @@ from uring.sqe import UINT32_MAX
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from uring._leases import Block, Stays
     from uring._uring import CData
 
 FORKED = "the ring was made before a fork, and belongs to the parent: make a new one"
@@ -58,9 +59,51 @@ class Core:
         self._owner_object: Callable[[], threading.Thread | None] = lambda: None
         self._own_thread = threading.local()
         """Has the attribute `is_here` in the owner, and in no other thread."""
+        self._blocks: dict[int, Block] = {}
+        """The memory of the groups of provided buffers, by bgid."""
+        self._stays: Stays = {}
+        """Of incremental groups, the buffer that is being filled."""
+        self._retired: list[object] = []
+        """Memory that is unregistered, and may still be in use by what was in flight then."""
+        self._provided: dict[tuple[int, int], object] = {}
+        """Memory that operations have given to the kernel for good, by address and length."""
         self._is_disabled = bool(params.flags & SetupFlags.R_DISABLED)
         if not self._is_disabled:
             self._own()
+
+    def _expect(self, number: int) -> None:
+        """
+        Reserve a user_data for one CQE that no operation of this ring posts.
+
+        Raises:
+            ValueError: an operation in flight has it; the CQE would be taken for its own.
+        """
+        self._check_open()
+        with self._lock:
+            self._trim()
+            self._in_flight.expect(number, self._pending)
+
+    def _unexpect(self, number: int) -> None:
+        with self._lock:
+            self._in_flight.unexpect(number)
+
+    def _rename(self, numbers: tuple[int, int]) -> None:
+        """Prepare for the operation in flight under the first number to go on under the second."""
+        with self._lock:
+            self._trim()
+            self._in_flight.rename(numbers, self._pending)
+
+    def _unrename(self, numbers: tuple[int, int]) -> None:
+        with self._lock:
+            self._in_flight.unrename(numbers)
+
+    def _retire_pins(self, pins: object) -> None:
+        """Keep memory that is unregistered until nothing is in flight any more."""
+        with self._lock:
+            if not self._in_flight and len(self._pending) == 1:
+                self._retired.clear()
+            else:
+                self._retired.append(pins)
 
     def _own(self) -> None:
         if self._params.flags & SetupFlags.SINGLE_ISSUER:

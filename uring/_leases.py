@@ -1,7 +1,223 @@
-"""Buffers that the kernel took from a group and filled."""
+"""
+Provided buffers in Python's hands.
+
+A completion names the buffer that the kernel took from a group by its id alone. Which bytes of it
+are meant depends on what came before (incremental groups) and on what stands behind it in the ring
+(bundles), so leases are made once for each completion, in the order of arrival, by a `Landing`.
+
+Three rules.
+
+1. A buffer is Python's from the completion that says so until the last view of it is gone; then,
+   and not before, the kernel gets it back. Each stay is one `ffi.gc` object, which all views of it
+   keep alive. So nobody ever sees a buffer change under his hands, and none is lost when a
+   completion is dropped unread.
+2. A look at the queue may be cut off and repeated. What it made counts only once the landing's mark
+   `is_final`, which the reader stores together with everything else: see _completion.
+3. The memory outlives the registration, the ring and the process's other uses of it: views keep it.
+"""
+
+import mmap
+from typing import TYPE_CHECKING, Final, Self
+
+from uring import _memory
+from uring._ffi import ffi, lib
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from uring._uring import CData
+
+_give: Final = lib.uring_buffers_give
+_BUF_SIZE: Final = 16  # struct io_uring_buf
 
 
 class Lease:
-    """A provided buffer that the kernel has filled."""
+    """
+    What the kernel has put into provided buffers for one completion.
 
-    view: memoryview
+    The buffers go back to the kernel when the lease is released or dropped *and* no view of it is
+    left, slices and arrays over it included. Use it as a context manager, or copy with `bytes()`.
+    A lease that is held long makes the group run dry: operations then complete with ENOBUFS.
+
+    An empty one, which is false, stands for a completion that took no buffer: the end of a stream.
+    """
+
+    __slots__ = ("_views",)
+
+    def __init__(self, views: tuple[memoryview, ...] = ()) -> None:
+        self._views = views
+
+    @property
+    def views(self) -> tuple[memoryview, ...]:
+        """The memory, in order: one view, or for a bundle one for each of its buffers."""
+        return self._views
+
+    @property
+    def view(self) -> memoryview:
+        """
+        The memory as one view.
+
+        Raises:
+            ValueError: it is a bundle of several buffers -> use `views`, or `bytes()`.
+        """
+        if len(self._views) > 1:
+            raise ValueError(f"the lease has {len(self._views)} buffers: use views, or bytes()")
+        return self._views[0] if self._views else memoryview(b"")
+
+    def __len__(self) -> int:
+        return sum(map(len, self._views))
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self._views)
+
+    def release(self) -> None:
+        """Let go of the memory: its views end, and the buffers go back to the kernel."""
+        views, self._views = self._views, ()
+        for view in views:
+            try:
+                view.release()
+            except BufferError:  # an array is made of it: the buffer goes back when that is gone
+                continue
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _value: BaseException | None,
+        _traceback: "TracebackType | None",
+    ) -> None:
+        self.release()
+
+    def __repr__(self) -> str:
+        count = len(self._views)
+        return f"<Lease of {len(self)} bytes in {count} buffer{'' if count == 1 else 's'}>"
+
+
+class Block:
+    """The memory of one group, and what the kernel has been told of it."""
+
+    __slots__ = (
+        "_array",
+        "_bids",
+        "_memory",
+        "_places",
+        "array_address",
+        "count",
+        "free",
+        "is_incremental",
+        "lengths",
+        "shim",
+        "size",
+    )
+
+    def __init__(self, count: int, size: int, *, is_incremental: bool, is_outgoing: bool) -> None:
+        self.count = count
+        self.size = size
+        self.is_incremental = is_incremental
+        self.free = list(range(count))[::-1] if is_outgoing else None
+        """Of a group to send from: the ids of the buffers that are ours to fill."""
+        self.lengths = [size] * count
+        """How many bytes of each buffer were given to the kernel."""
+        self._memory, _ = _memory.pinned(mmap.mmap(-1, count * size), write=True)
+        array = mmap.mmap(-1, count * _BUF_SIZE)
+        self._array, _ = _memory.pinned(array, write=True)
+        self.array_address = _memory.address_of(self._array)
+        self._bids = ffi.new("uint16_t[]", count)
+        self._places = ffi.new("uint16_t[]", count)
+        self.shim = ffi.gc(ffi.new("struct uring_buffers *"), lib.uring_buffers_free)
+        self.shim.memory = _memory.address_of(self._memory)
+        self.shim.size, self.shim.entries = size, count
+        self.shim.bids, self.shim.places = self._bids, self._places
+        self.shim.ring = self._array
+        if lib.uring_buffers_init(self.shim) < 0:
+            raise MemoryError("the page that tells forks apart could not be mapped")
+
+    def give(self, bid: int) -> None:
+        """Give a buffer to the kernel, or back to who fills it; not once the group is closed."""
+        if self.free is None:
+            _give(self.shim, bid, self.size)
+        else:
+            self.free.append(bid)
+
+    def part(self, bid: int) -> memoryview:
+        """The memory of a buffer, for who fills it."""
+        return memoryview(ffi.buffer(self._memory))[bid * self.size : (bid + 1) * self.size]
+
+    def stay(self, bid: int, mark: "Mark") -> memoryview:
+        """The memory of a buffer until its last view is gone: then it is given back."""
+        lent = ffi.gc(ffi.addressof(self._memory, bid * self.size), _Return(self, bid, mark))
+        return memoryview(ffi.buffer(lent, self.size))
+
+    def behind(self, bid: int) -> int:
+        """The buffer that stands behind this one in the ring."""
+        return lib.uring_buffers_behind(self.shim, bid, 1)
+
+
+class _Return:
+    """What happens when the last view of a buffer is gone."""
+
+    __slots__ = ("_bid", "_block", "_mark")
+
+    def __init__(self, block: Block, bid: int, mark: "Mark") -> None:
+        self._block = block
+        self._bid = bid
+        self._mark = mark
+
+    def __call__(self, _lent: "CData") -> None:
+        if self._mark.is_final:
+            self._block.give(self._bid)
+
+
+class Mark:
+    """Whether the completions of a landing are had, so that what was made for them counts."""
+
+    __slots__ = ("is_final",)
+
+    def __init__(self) -> None:
+        self.is_final = False
+
+
+Stays = dict[Block, tuple[int, memoryview, int]]
+"""Of incremental groups, the buffer that is being filled: (its id, its memory, how far it is)."""
+
+
+class Landing:
+    """The buffers that one look at the completion queue has found."""
+
+    __slots__ = ("mark", "sent", "stays")
+
+    def __init__(self, stays: Stays) -> None:
+        self.mark = Mark()  # apart, for what it marks is in `stays`: no cycle
+        self.stays = dict(stays)
+        """`stays` as they are after these completions."""
+        self.sent: list[Lease] = []
+        """Buffers that were sent: they go back as soon as this is final and gone."""
+
+    def lease(self, block: Block, bid: int, length: int, *, has_more: bool) -> Lease:
+        """
+        Make the lease of the next completion: `length` bytes from buffer `bid` on.
+
+        Args:
+            block: the group's.
+            bid: the buffer that the completion names.
+            length: how many bytes it is about.
+            has_more: whether the kernel goes on filling the last buffer (CQE_F_BUF_MORE).
+        """
+        views = []
+        left = length
+        while True:
+            known = self.stays.pop(block, None)
+            if known is None or known[0] != bid:
+                known = (bid, block.stay(bid, self.mark), 0)
+            _, memory, start = known
+            stop = start + min(left, block.lengths[bid] - start)
+            views.append(memory[start:stop])
+            left -= stop - start
+            if left <= 0 or stop == start == 0:  # all, or a length that cannot be
+                break
+            bid = block.behind(bid)
+        if has_more:
+            self.stays[block] = (bid, memory, stop)
+        return Lease(tuple(views))

@@ -20,9 +20,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from uring import _memory
+from uring._claims import FIRST_DRAWN, RunInFlight
 from uring._completion import CompletionSide, deadline_ns
 from uring._ffi import ffi, lib
-from uring._inflight import FIRST_DRAWN, RunInFlight
 from uring._setup import RingParams
 from uring._submission import SubmissionSide
 from uring.batch import Batch
@@ -152,6 +152,8 @@ class RunSide(SubmissionSide, CompletionSide):
     def __init__(self, shim: "CData", inbox: "CData", params: RingParams) -> None:
         super().__init__(shim, inbox, params)
         self._cancelling: Run | None = None
+        self._unread: list[int | None] = [None]
+        """Descriptors that nobody has collected, while they are being closed: see close_all."""
 
     def run(
         self, operations: Batch | Iterable[Queueable], *, timeout: float | None = None

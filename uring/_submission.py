@@ -13,19 +13,24 @@ item against 10) and dearer to fill, which evens out, and a tuple has an identit
 """
 
 import errno
+import struct
 import sys
 from array import array
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from uring import _teardown
+from uring._claims import FIRST_DRAWN, Record, Subject, is_linked, skips
 from uring._core import Core
 from uring._ffi import ffi, lib
-from uring._inflight import FIRST_DRAWN, Recent, Record, Subject, is_linked, skips
+from uring._inflight import Recent
+from uring._pledges import UNKNOWN_RING, MessagePledge, Pledge, Promised, RenamePledge
 from uring._setup import RingParams, check_range
 from uring.completions import Answer
 from uring.errors import SubmissionQueueFull
 from uring.flags import SetupFlags, SQEFlags
-from uring.sqe import SQE_SIZE, UINT32_MAX, UINT64_MAX, Queueable
+from uring.sqe import SQE_SIZE, UINT32_MAX, UINT64_MAX, HasFileno, Queueable, descriptor
 
 if TYPE_CHECKING:
     from uring._uring import CData
@@ -45,6 +50,28 @@ def needs_claims(op: Queueable, record: Record) -> bool:
     if record[1][1] & _SKIP:
         return True
     return record[0] < FIRST_DRAWN and (op._makes_descriptor or op._is_sole)
+
+
+def ring_behind(file: int | HasFileno) -> Promised | None:
+    """
+    The ring of this process that a message is for; None when it is no ring at all.
+
+    Raises:
+        ValueError: it is a ring of somebody else.
+    """
+    if isinstance(file, Core):
+        return file
+    fd = descriptor(file)
+    for ring in _teardown.open_rings():
+        if isinstance(ring, Core) and ring._fd == fd:
+            return ring
+    try:
+        is_ring = str(Path(f"/proc/self/fd/{fd}").readlink()) == "anon_inode:[io_uring]"
+    except OSError:  # not open; the kernel will say so
+        return None
+    if is_ring:
+        raise ValueError(UNKNOWN_RING)
+    return None
 
 
 class SubmissionSide(Core):
@@ -127,6 +154,8 @@ class SubmissionSide(Core):
         if self._is_guarded:
             self._check_use()
         record = self._record(op, user_data)
+        if op._reaches_out:
+            record = self._pledged(op, record)
         high = _high(op.user_data if user_data is None else user_data)
         pending = self._pending
         if len(pending) > self._room:
@@ -161,6 +190,9 @@ class SubmissionSide(Core):
         self._check_use()
         ops = [*ops]
         records = [self._record(op, None) for op in ops]
+        for index, op in enumerate(ops):
+            if op._reaches_out:
+                records[index] = self._pledged(op, records[index])
         high = [number for op in ops for number in _high(op.user_data)]
         needs_care = bool(high) or any(map(needs_claims, ops, records))
         with self._lock:
@@ -202,6 +234,28 @@ class SubmissionSide(Core):
             in_flight = self._in_flight
             if not in_flight.has_high or not in_flight.is_claimed(range(number, number + count)):
                 return number
+
+    def _pledged(self, op: Queueable, record: Record) -> Record:
+        """See to what an operation does besides its own completion; it is then its record."""
+        number, encoded, _, pins = record
+        is_silent = skips(record)
+        if op._lends_to_ring:
+            address, length = struct.unpack_from("=QI", encoded, 16)
+            self._provided[address, length * int.from_bytes(encoded[4:8], sys.byteorder)] = pins
+            return record
+        pledge: Pledge | None = None
+        message, renaming = op._message(), op._renaming()
+        if message is not None:
+            target = ring_behind(message[0])
+            if target is not None:
+                pledge = MessagePledge(target, message[1], is_silent=is_silent)
+        elif renaming is not None:
+            pledge = RenamePledge(self, renaming, is_silent=is_silent)
+        if pledge is None:
+            return record
+        self._is_plain = self._can_be_plain = False
+        self._in_flight.has_pledges = True
+        return number, encoded, Answer(op, pledge), pledge
 
     def _subject(self, op: Queueable, pins: object) -> Subject:
         return Answer(op, pins) if pins is not None and op._keeps_memory else op

@@ -49,19 +49,20 @@ def keep_for_ever(memory: object) -> None:
     _kept.append(memory)
 
 
-def _open_rings() -> list[Doomed]:
+def open_rings() -> list[Doomed]:
+    """The rings of this process that are open."""
     return [
         ring for ring in (reference() for reference in list(_open.values())) if ring is not None
     ]
 
 
 def _at_exit() -> None:
-    for ring in _open_rings():
+    for ring in open_rings():
         ring._abandon("was still open when the interpreter ended")
 
 
 def _in_child() -> None:
-    for ring in _open_rings():
+    for ring in open_rings():
         ring._die_in_child()
     _open.clear()
 

@@ -169,6 +169,11 @@ def _encode(index: int, op: Queueable) -> tuple[bytes, object]:
             f"operation {index}, {op!r}, is multishot: it has many results, and a run gives one"
             " for each operation; queue() it"
         )
+    if op._reaches_out or (op._takes_buffer and pin is not None):
+        raise ValueError(
+            f"operation {index}, {op!r}, is not for a batch: what it takes or promises is accounted"
+            " for in the order in which single operations are queued and complete; queue() it"
+        )
     if record[1] & _SKIP:
         raise ValueError(
             f"operation {index}, {op!r}, has CQE_SKIP_SUCCESS: a run waits for the result of every"

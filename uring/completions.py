@@ -19,7 +19,7 @@ import attrs
 
 from uring._values import value
 from uring.errors import operation_error
-from uring.flags import CQE_BUFFER_SHIFT, CQEFlags
+from uring.flags import CQE_BUFFER_SHIFT, NOTIF_USAGE_ZC_COPIED, CQEFlags
 from uring.sqe import Queueable
 
 CQE_SIZE: Final = 16
@@ -89,6 +89,11 @@ class CQE:
     def is_notification(self) -> bool:
         """Whether this is the second completion of a zero-copy send: the memory is free."""
         return bool(self.flags & _NOTIF)
+
+    @property
+    def was_copied(self) -> bool:
+        """Whether this is a notification that says that the data was copied after all."""
+        return self.is_notification and bool(self.res & NOTIF_USAGE_ZC_COPIED)
 
     @property
     def error(self) -> OSError | None:
@@ -270,19 +275,19 @@ class Completions(Sequence[CQE]):
         return f"Completions([{', '.join(shown + rest)}])"
 
 
+def descriptors_of(cqe: CQE) -> list[int]:
+    """What the operation that this completes has opened."""
+    subject = cqe._subject
+    if subject is None or cqe.res < 0 or cqe.is_notification:
+        return []
+    if isinstance(subject, Answer):
+        return [*subject.operation._descriptors(cqe.res, subject.memory, cqe.flags)]
+    return [*subject._descriptors(cqe.res, None, cqe.flags)]
+
+
 def uncollected_descriptors(completions: Completions) -> list[int]:
     """What the operations in `completions` have opened."""
-    found: list[int] = []
-    for cqe in completions:
-        subject = cqe._subject
-        if subject is None or cqe.res < 0 or cqe.is_notification:
-            continue
-        if isinstance(subject, Answer):
-            made = subject.operation._descriptors(cqe.res, subject.memory, cqe.flags)
-        else:
-            made = subject._descriptors(cqe.res, None, cqe.flags)
-        found += made
-    return found
+    return [number for cqe in completions for number in descriptors_of(cqe)]
 
 
 def close_all(descriptors: list[int | None]) -> None:

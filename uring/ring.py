@@ -51,8 +51,9 @@ from uring._completion import deadline_ns
 from uring._core import CLOSED, FORKED
 from uring._ffi import ffi, lib
 from uring._inflight import InFlight
-from uring._running import RunSide
+from uring._providing import ProvideSide
 from uring._setup import RingParams, check_range, setup
+from uring._streaming import StreamSide
 from uring._views import CompletionQueueView, SubmissionQueueView
 from uring.completions import EMPTY, close_all, uncollected_descriptors
 from uring.errors import EnterError, RingClosedError
@@ -76,7 +77,7 @@ def _packed(number: int) -> bytes:
     return number.to_bytes(8, sys.byteorder)
 
 
-class Ring(RunSide):
+class Ring(StreamSide, ProvideSide):
     """
     An io_uring: a submission queue and a completion queue shared with the kernel.
 
@@ -130,7 +131,6 @@ class Ring(RunSide):
         )
         super().__init__(shim, inbox, params)
         self._closing_lock = threading.RLock()
-        self._orphans: list[int | None] = [None]
         _teardown.watch(self)
         self._fd = int(shim.fd)
 
@@ -440,8 +440,10 @@ class Ring(RunSide):
                 lib.uring_exit(self._shim)
         self._fd = -1
         _teardown.forget(self)
+        for block in list(self._blocks.values()):
+            lib.uring_buffers_close(block.shim)
         if self._in_flight:
-            _teardown.keep_for_ever(self._in_flight)
+            _teardown.keep_for_ever((self._in_flight, self._blocks, self._provided, self._retired))
             warnings.warn(
                 f"{len(self._in_flight)} operations of a ring could not be taken back from the"
                 f" kernel within {seconds} s; their memory is kept until the process ends",
@@ -496,15 +498,15 @@ class Ring(RunSide):
     def _reap(self, *, can_enter: bool) -> None:
         """Consume all completions, and close the descriptors that nobody has collected."""
         while True:
-            close_all(self._orphans)
+            close_all(self._unread)
             kept = self._kept
             if kept is EMPTY:
                 if not (can_enter or self._posted()) or not self._fetch(None):
                     return
                 continue
-            orphans = [None, *uncollected_descriptors(kept)]
+            unread = [None, *uncollected_descriptors(kept)]
             if self._kept is kept:  # no call from here to the second store
-                self._orphans = orphans
+                self._unread = unread
                 self._kept = EMPTY
 
     def _discard_published(self) -> None:

@@ -246,6 +246,26 @@ class Queueable:
     _is_sole: ClassVar[bool] = False
     """Whether it must not share its user_data: its memory says which descriptors it made."""
 
+    _reaches_out: ClassVar[bool] = False
+    """Whether more than its own completion must be seen to: one of the next three says what."""
+
+    def _message(self) -> "tuple[int | HasFileno, int] | None":
+        """The ring and the user_data of the CQE that it posts there, if it posts one."""
+        return None
+
+    def _renaming(self) -> tuple[int, int] | None:
+        """The user_data that an operation in flight has, and the one that it will have."""
+        return None
+
+    _lends_to_ring: ClassVar[bool] = False
+    """Whether the kernel keeps using its memory after its completion, until the ring is closed."""
+
+    _ends_with_zero: ClassVar[bool] = False
+    """Whether a result of 0 means that no more will come: the end of a file, or of a stream."""
+
+    _takes_buffer: ClassVar[bool] = False
+    """Whether the kernel may pick its buffer from a group, so that leases depend on the order."""
+
     def _result(self, res: int, _memory: object, _flags: int) -> object:
         return res
 

@@ -1,5 +1,6 @@
 """Operations on a buffer that the kernel takes from a group of provided buffers."""
 
+import socket
 from typing import Any, ClassVar, Final, Literal
 
 from uring._leases import Lease
@@ -37,6 +38,7 @@ class Selecting(Operation):
     group: Group
 
     _keeps_memory: ClassVar[bool] = True
+    _takes_buffer: ClassVar[bool] = True
     _prepared: Literal[False] = with_care()
 
     def _select(self, memory: object = None, **fields: Any) -> tuple[bytes, object]:
@@ -47,14 +49,21 @@ class Selecting(Operation):
             return encoded, GroupPin(group, memory)
         return encoded, None if isinstance(group, int) else group
 
-    def _result(self, res: int, memory: object, _flags: int) -> object:
-        """Return the buffer that was taken, or the number when it is not known here."""
-        lease = lease_of(memory)
-        return res if lease is None else lease
-
 
 def lease_of(memory: object) -> Lease | None:
     """The buffer that the kernel took, if it did and the ring knows it."""
     if isinstance(memory, GroupPin):
         return memory.lease
     return memory if isinstance(memory, Lease) else None
+
+
+def received_flags(msg_flags: int, group: Group) -> int:
+    """Refuse the flag that makes ``cqe->res`` more than the kernel has put into the buffer."""
+    if not isinstance(msg_flags, int):
+        raise TypeError(f"msg_flags must be an integer, not {msg_flags!r}")
+    if msg_flags & socket.MSG_TRUNC and not isinstance(group, int):
+        raise ValueError(
+            "with MSG_TRUNC the result may be more than the buffer has, so nobody could tell which"
+            " buffers it is about: use RecvmsgMultishot, whose messages tell both"
+        )
+    return msg_flags

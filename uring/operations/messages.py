@@ -11,7 +11,7 @@ from uring._messages import Ancillary, Message, MessageRoom, own_ancillary
 from uring._sockaddr import SOCKADDR_MAX, Address
 from uring.flags import Opcode, SendRecvFlags, SQEFlags
 from uring.operations._base import Operation, all_lent, operation, with_care
-from uring.operations._groups import GroupPin, Selecting, lease_of
+from uring.operations._groups import GroupPin, Selecting, lease_of, received_flags
 from uring.operations._socket_flags import NO_SENDRECV, checked
 from uring.sqe import FileLike
 
@@ -142,7 +142,7 @@ class RecvmsgSelect(Selecting):
         length: receive at most so many bytes; 0 for as many as the buffer has.
         ancbufsize: how many bytes of control data there is room for, as socket.CMSG_SPACE() counts
             them; what does not fit is lost, with MSG_CTRUNC.
-        msg_flags: socket.MSG_*.
+        msg_flags: socket.MSG_*; not MSG_TRUNC with a `BufferRing`.
         address: whether the sender's address is wanted.
         cloexec: set MSG_CMSG_CLOEXEC, so that descriptors that are received are closed on exec.
         ioprio_flags: `SendRecvFlags`: RECVSEND_POLL_FIRST waits for data before it tries.
@@ -170,7 +170,8 @@ class RecvmsgSelect(Selecting):
     def _encode(self) -> tuple[bytes, object]:
         parts = _messages.provided(self.length)
         room = MessageRoom(parts, self.ancbufsize, is_named=self.address)
-        flags, ioprio = _recv_flags(self), checked(self.ioprio_flags)
+        ioprio = checked(self.ioprio_flags)
+        flags = received_flags(_recv_flags(self), self.group)
         return self._select(room, addr=room.address, len=1, op_flags=flags, ioprio=ioprio)
 
     def _result(self, res: int, memory: object, _flags: int) -> Message | None:

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from uring import _memory, _sockaddr
+from uring._leases import Lease
 from uring._sockaddr import Address
-from uring.flags import Opcode, SendRecvFlags
+from uring.flags import CQEFlags, Opcode, SendRecvFlags
 from uring.operations._base import Operation, all_lent, encode_lent, lent, operation
-from uring.operations._groups import Selecting
+from uring.operations._groups import Selecting, received_flags
 from uring.operations._socket_flags import NO_SENDRECV, checked
 from uring.sqe import FileLike
 
@@ -163,16 +164,15 @@ class SendSelect(_SendsGroup):
 
     Args:
         fd: the socket.
-        group: the `BufferRing`, or the number of a group.
+        group: the `SendBufferRing`, or the number of a group.
         msg_flags: socket.MSG_*.
         length: send at most so many bytes of the buffer; 0 sends all of it.
         address: where to, as `Connect` has it; None on a connected socket.
         ioprio_flags: `SendRecvFlags`: RECVSEND_POLL_FIRST waits for room before it tries.
 
     Lifetime: the group is held until the completion, and a copy of the address.
-    Completion: res is the number of bytes sent, and `result()` the `Lease` of the buffer that they
-        were in, or the number when the group was given by its own; ENOBUFS when it was empty,
-        ENOENT when there is no such group.
+    Completion: res is the number of bytes sent, from the buffer `CQE.buffer_id`; ENOBUFS when the
+        group was empty, ENOENT when there is none.
 
     Kernel: 5.6; provided buffers 6.10. liburing: io_uring_prep_send(3), with IOSQE_BUFFER_SELECT.
     """
@@ -195,7 +195,7 @@ class SendBundle(_SendsGroup):
 
     Args:
         fd: the socket.
-        group: the `BufferRing`, or the number of a group.
+        group: the `SendBufferRing`, or the number of a group.
         msg_flags: socket.MSG_*; MSG_WAITALL is always set.
         length: send at most so many bytes up to the first completion, in whole buffers; 0 takes
             as many as there are.
@@ -204,9 +204,8 @@ class SendBundle(_SendsGroup):
 
     Lifetime: the group is held until the last completion, and a copy of the address.
     Completion: res is the number of bytes sent from several buffers, the first of which is
-        `CQE.buffer_id`, with `CQE.more` as long as there may be others; `result()` is their
-        `Lease`, or the number when the group was given by its own. ENOBUFS when it was empty,
-        ENOENT when there is no such group.
+        `CQE.buffer_id`, with `CQE.more` as long as there may be others. ENOBUFS when the group was
+        empty, ENOENT when there is none.
 
     Kernel: 5.6; bundles 6.10. liburing: io_uring_prep_send_bundle(3).
     """
@@ -264,11 +263,18 @@ class _RecvsGroup(Selecting):
     def _recv_group(self: Any, kind: int = 0, total_length: int = 0) -> tuple[bytes, object]:
         encoded: tuple[bytes, object] = self._select(
             len=self._length,
-            op_flags=self._msg_flags,
+            op_flags=received_flags(self._msg_flags, self._group),
             ioprio=checked(self._ioprio_flags) | kind,
             splice_fd_in=total_length,
         )
         return encoded
+
+    def _result(self, res: int, memory: object, flags: int) -> Lease | int:
+        """Return what was received; an empty one at the end; the number when it is not known."""
+        if isinstance(memory, Lease):
+            return memory
+        is_end = res == 0 and not flags & CQEFlags.BUFFER
+        return Lease() if is_end and memory is not None else res
 
 
 @operation
@@ -281,14 +287,14 @@ class RecvSelect(_RecvsGroup):
     Args:
         fd: the socket.
         group: the `BufferRing`, or the number of a group.
-        msg_flags: socket.MSG_*.
+        msg_flags: socket.MSG_*; not MSG_TRUNC with a `BufferRing`.
         length: receive at most so many bytes; 0 for as many as the buffer has.
         ioprio_flags: `SendRecvFlags`: RECVSEND_POLL_FIRST waits for data before it tries.
 
     Lifetime: the group is held until the completion.
     Completion: res is the number of bytes received, and `result()` the `Lease` of the buffer that
-        they are in, or the number when the group was given by its own; 0 when the peer has shut
-        down. ENOBUFS when the group was empty, or there is none.
+        they are in, empty when the peer has shut down; or the number, when the group was given by
+        its own. ENOBUFS when the group was empty, or there is none.
 
     Kernel: 5.6; provided buffers 5.7. liburing: io_uring_prep_recv(3), with IOSQE_BUFFER_SELECT.
     """
@@ -311,7 +317,7 @@ class RecvMultishot(_RecvsGroup):
     Args:
         fd: the socket.
         group: the `BufferRing`, or the number of a group.
-        msg_flags: socket.MSG_*; MSG_WAITALL is refused with EINVAL.
+        msg_flags: socket.MSG_*; not MSG_TRUNC with a `BufferRing`, and MSG_WAITALL is EINVAL.
         length: receive at most so many bytes each time; 0 for as many as the buffer has. Others
             than 0 need 6.17.
         total_length: end when so many bytes have been received in all, or more, for a buffer is
@@ -321,7 +327,7 @@ class RecvMultishot(_RecvsGroup):
     Lifetime: the group is held until the last completion.
     Completion: res is the number of bytes received, with `CQE.more`; `result()` is the `Lease` of
         the buffer that they are in, or the number when the group was given by its own. The one
-        without `more` is the last: 0 when the peer has shut down (or has sent an empty datagram),
+        without `more` is the last: empty when the peer has shut down, or sent an empty datagram;
         ENOBUFS when the group was empty, or there is none; data when `total_length` was reached
         or the completion queue was full.
 
@@ -335,6 +341,8 @@ class RecvMultishot(_RecvsGroup):
     total_length: int = attrs.field(default=0, kw_only=True)
     ioprio_flags: SendRecvFlags = attrs.field(default=NO_SENDRECV, kw_only=True)
 
+    _ends_with_zero = True
+
     def _encode(self) -> tuple[bytes, object]:
         return self._recv_group(SendRecvFlags.RECV_MULTISHOT, self.total_length)
 
@@ -347,16 +355,16 @@ class RecvBundle(_RecvsGroup):
     Args:
         fd: the socket.
         group: the `BufferRing`, or the number of a group.
-        msg_flags: socket.MSG_*.
+        msg_flags: socket.MSG_*; not MSG_TRUNC with a `BufferRing`.
         length: receive at most so many bytes; 0 for as many as there are.
         ioprio_flags: `SendRecvFlags`: RECVSEND_POLL_FIRST waits for data before it tries.
 
     Lifetime: the group is held until the completion.
     Completion: res is the number of bytes received in all, into buffers that follow each other in
-        the group, the first of which is `CQE.buffer_id`; `result()` is their `Lease`, or the number
-        when the group was given by its own; 0 when the peer has shut down. It may leave data that
-        was there: CQEFlags.SOCK_NONEMPTY says so. ENOBUFS when the group was empty, ENOENT
-        when there is none.
+        the group, the first of which is `CQE.buffer_id`; `result()` is their `Lease`, empty when
+        the peer has shut down; or the number, when the group was given by its own. It may leave
+        data that was there: CQEFlags.SOCK_NONEMPTY says so. ENOBUFS when the group was empty,
+        ENOENT when there is none.
 
     Kernel: 5.6; bundles 6.10. liburing: io_uring_prep_recv(3), with IORING_RECVSEND_BUNDLE.
     """
@@ -379,7 +387,7 @@ class RecvBundleMultishot(_RecvsGroup):
     Args:
         fd: the socket.
         group: the `BufferRing`, or the number of a group.
-        msg_flags: socket.MSG_*; MSG_WAITALL is refused with EINVAL.
+        msg_flags: socket.MSG_*; not MSG_TRUNC with a `BufferRing`, and MSG_WAITALL is EINVAL.
         length: receive at most so many bytes each time; 0 for as many as there are. Others than 0
             need 6.17.
         total_length: end when so many bytes have been received in all, or more, for a buffer is
@@ -402,6 +410,8 @@ class RecvBundleMultishot(_RecvsGroup):
     length: int = attrs.field(default=0, kw_only=True)
     total_length: int = attrs.field(default=0, kw_only=True)
     ioprio_flags: SendRecvFlags = attrs.field(default=NO_SENDRECV, kw_only=True)
+
+    _ends_with_zero = True
 
     def _encode(self) -> tuple[bytes, object]:
         kind = SendRecvFlags.RECV_MULTISHOT | SendRecvFlags.RECVSEND_BUNDLE

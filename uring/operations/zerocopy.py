@@ -49,8 +49,8 @@ class SendZc(Operation):
         msg_flags: socket.MSG_*; with MSG_WAITALL the kernel goes on until all is sent.
         address: where to, as `Connect` has it; None on a connected socket.
         ioprio_flags: `SendRecvFlags`: RECVSEND_POLL_FIRST waits for room before it tries;
-            SEND_ZC_REPORT_USAGE sets the bit NOTIF_USAGE_ZC_COPIED in res of the notification when
-            the data was copied after all.
+            SEND_ZC_REPORT_USAGE makes the notification say whether the data was copied after all:
+            `CQE.was_copied`.
 
     Lifetime: the buffer is pinned until the notification; changing its bytes before then may change
     what is sent. A copy of the address is held as long.
@@ -259,6 +259,8 @@ class RecvZc(Operation):
     zcrx_ifq_idx: int = attrs.field(default=0, kw_only=True)
     length: int = attrs.field(default=0, kw_only=True)
     ioprio_flags: SendRecvFlags = attrs.field(default=NO_SENDRECV, kw_only=True)
+
+    _ends_with_zero = True
 
     def _encode(self) -> tuple[bytes, object]:
         ioprio = checked(self.ioprio_flags, POLL_FIRST) | SendRecvFlags.RECV_MULTISHOT

@@ -1,0 +1,80 @@
+"""
+What queueing an operation promises to others than itself.
+
+A message posts a completion on another ring, under a number that must not be in use there. An
+update of a poll gives an operation in flight another number. Such a promise is made before the
+operation is queued, and taken back when it comes to nothing: when the operation was never queued,
+or has failed.
+"""
+
+from typing import Final, Protocol
+
+UNKNOWN_RING: Final = (
+    "this ring was not made by this process, so nobody can tell which numbers are in flight there;"
+    " a message that has one of them would end an operation. Send it as an SQE(...) if you know"
+)
+
+
+class Promised(Protocol):
+    """A ring, as far as promises go: see _core."""
+
+    def _expect(self, number: int) -> None: ...
+    def _unexpect(self, number: int) -> None: ...
+    def _rename(self, numbers: tuple[int, int]) -> None: ...
+    def _unrename(self, numbers: tuple[int, int]) -> None: ...
+
+
+class Pledge:
+    """One promise. What is not kept by the time when it is dropped is taken back."""
+
+    __slots__ = ("_is_settled", "_is_silent")
+
+    def __init__(self, *, is_silent: bool) -> None:
+        self._is_settled = False
+        self._is_silent = is_silent
+        """Whether its operation posts only if it fails: being dropped then says nothing."""
+
+    def settle(self, res: int) -> None:
+        """Note the result of the operation; again is as good as once."""
+        if self._is_settled:
+            return
+        self._is_settled = True
+        if res < 0:
+            self._take_back()
+
+    def _take_back(self) -> None:
+        raise NotImplementedError
+
+    def __del__(self) -> None:
+        if not getattr(self, "_is_settled", True) and not self._is_silent:
+            self._take_back()
+
+
+class MessagePledge(Pledge):
+    """A completion that will come on another ring."""
+
+    __slots__ = ("_number", "_ring")
+
+    def __init__(self, ring: Promised, number: int, *, is_silent: bool) -> None:
+        ring._expect(number)
+        self._ring = ring
+        self._number = number
+        super().__init__(is_silent=is_silent)
+
+    def _take_back(self) -> None:
+        self._ring._unexpect(self._number)
+
+
+class RenamePledge(Pledge):
+    """A number that an operation in flight will have instead of its own."""
+
+    __slots__ = ("_numbers", "_ring")
+
+    def __init__(self, ring: Promised, numbers: tuple[int, int], *, is_silent: bool) -> None:
+        ring._rename(numbers)
+        self._ring = ring
+        self._numbers = numbers
+        super().__init__(is_silent=is_silent)
+
+    def _take_back(self) -> None:
+        self._ring._unrename(self._numbers)

@@ -1,0 +1,209 @@
+"""
+Provided buffer rings: groups of buffers from which the kernel picks when the data is there.
+
+A group belongs to one ring and is known there by its number, the buffer group id (bgid). What the
+kernel has put into its buffers comes as leases: see _leases.
+"""
+
+import struct
+import weakref
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from uring import _memory
+from uring._ffi import lib
+from uring._setup import check_range
+from uring.flags import PbufRingFlags
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from typing_extensions import Buffer
+
+    from uring._leases import Block
+    from uring._uring import CData
+
+COUNT_MAX: Final = 32768  # IORING_MAX_ENTRIES bounds io_register_pbuf_ring(), too
+SIZE_MAX: Final = 2**31 - 1
+_BUF_REG: Final = struct.Struct("=QIHH24x")  # struct io_uring_buf_reg
+_BUF_STATUS: Final = struct.Struct("=II32x")  # struct io_uring_buf_status
+
+
+def check_count(count: int) -> int:
+    """Return a count of buffers, a power of two."""
+    check_range("count", count, 1, COUNT_MAX)
+    if count & (count - 1):
+        raise ValueError(
+            f"count must be a power of two, not {count}; use {1 << count.bit_length()}"
+        )
+    return count
+
+
+def registration(block: "Block", bgid: int, flags: PbufRingFlags) -> "CData":
+    """Encode a struct io_uring_buf_reg; without an array of ours when the kernel makes it."""
+    address = 0 if flags & PbufRingFlags.MMAP else block.array_address
+    pin, _, _ = _memory.readable(_BUF_REG.pack(address, block.count, bgid, flags))
+    return pin
+
+
+def unregistration(bgid: int) -> "CData":
+    """Encode a struct io_uring_buf_reg that only names the group."""
+    pin, _, _ = _memory.readable(_BUF_REG.pack(0, 0, bgid, 0))
+    return pin
+
+
+def status_request(bgid: int) -> tuple[bytearray, "CData"]:
+    """Encode a struct io_uring_buf_status, and pin it for the answer."""
+    request = bytearray(_BUF_STATUS.pack(bgid, 0))
+    pin, _, _ = _memory.writable(request)
+    return request, pin
+
+
+def status_head(answer: bytearray) -> int:
+    """How many buffers the kernel has taken, wrapping at 2**16."""
+    head: int = _BUF_STATUS.unpack(answer)[1]
+    return head & 0xFFFF
+
+
+class _BufferGroup:
+    """What the two kinds of group have in common."""
+
+    __slots__ = ("__weakref__", "_block", "_ring", "bgid", "flags")
+
+    def __init__(self, ring: Any, block: "Block", bgid: int, flags: PbufRingFlags) -> None:
+        # Weakly: an operation in flight holds the group, and must not keep its ring from the
+        # collector. The ring has the memory until it is closed.
+        self._ring: Callable[[], Any] = weakref.ref(ring)
+        self._block = block
+        self.bgid = bgid
+        """The buffer group id, 0..65535."""
+        self.flags = flags
+        """MMAP: the kernel made the array; INC: buffers are consumed bit by bit."""
+
+    @property
+    def count(self) -> int:
+        """How many buffers there are."""
+        return self._block.count
+
+    @property
+    def size(self) -> int:
+        """How many bytes each of them has."""
+        return self._block.size
+
+    @property
+    def closed(self) -> bool:
+        """Whether the group is unregistered, or its ring closed."""
+        ring = self._ring()
+        return ring is None or ring.closed or not ring._has_group(self.bgid, self._block)
+
+    @property
+    def inside(self) -> int:
+        """
+        How many buffers the kernel has, as it says itself; one that is partly filled counts.
+
+        Raises:
+            ValueError: the group is closed.
+            RegisterError: EINVAL, the kernel is older than 6.8, and does not say.
+
+        Kernel: 6.8. liburing: io_uring_buf_ring_available(3).
+        """
+        if self.closed:
+            raise ValueError(f"{self!r} is closed")
+        head: int = self._ring()._group_head(self.bgid)
+        tail: int = self._block.shim.tail
+        return (tail - head) & 0xFFFF
+
+    def close(self) -> None:
+        """
+        Unregister the group. May be called any number of times.
+
+        Operations that wait for a buffer of it complete with ENOBUFS when data comes. Leases stay
+        valid.
+
+        Kernel: 5.19. liburing: io_uring_unregister_buf_ring(3).
+        """
+        ring = self._ring()
+        if ring is not None and not self.closed:
+            ring._unregister_group(self.bgid, self._block)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _value: BaseException | None,
+        _traceback: "TracebackType | None",
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__name__} bgid={self.bgid} of {self.count} x {self.size} bytes"
+            f"{' closed' if self.closed else ''}>"
+        )
+
+
+class BufferRing(_BufferGroup):
+    """
+    A group of buffers that the kernel fills; `Ring.register_buffer_ring()` makes it.
+
+    Operations name it as their `group`: `RecvMultishot(sock, buffers)`. Their results are leases,
+    and a buffer goes back to the kernel when its lease is gone. When all are out, operations
+    complete with ENOBUFS: give leases back, and queue the operation again.
+
+    Kernel: 5.19. liburing: io_uring_setup_buf_ring(3).
+    """
+
+    __slots__ = ()
+
+
+class SendBufferRing(_BufferGroup):
+    """
+    A group of buffers that we fill and the kernel sends, in the order in which they were `put()`.
+
+    `Ring.register_send_buffer_ring()` makes it. `SendBundle(sock, group)` sends all that is there
+    with one completion; a buffer is free again once that was copied out.
+
+    Kernel: 6.10. liburing: io_uring_setup_buf_ring(3).
+    """
+
+    __slots__ = ()
+
+    @property
+    def free(self) -> int:
+        """How many buffers `put()` can fill."""
+        return len(self._block.free or ())
+
+    def put(self, data: "Buffer") -> int:
+        """
+        Copy `data` into a free buffer, and give it to the kernel behind those that it has.
+
+        Args:
+            data: 1 to `size` bytes.
+
+        Returns:
+            How many buffers are still free.
+
+        Raises:
+            BufferError: none is free -> queue a send, and copy its completion out.
+            ValueError: `data` is empty or longer than `size`, or the group is closed.
+        """
+        if self.closed:
+            raise ValueError(f"{self!r} is closed")
+        block, free = self._block, self._block.free or []
+        with memoryview(data).cast("B") as view:
+            length = len(view)
+            if not 1 <= length <= block.size:
+                raise ValueError(f"one buffer takes 1 to {block.size} bytes, not {length}")
+            try:
+                bid = free.pop()
+            except IndexError:
+                raise BufferError(
+                    f"all {block.count} buffers are waiting to be sent: queue a send and copy its"
+                    " completion out"
+                ) from None
+            block.part(bid)[:length] = view
+        block.lengths[bid] = length
+        lib.uring_buffers_give(block.shim, bid, length)
+        return len(free)
