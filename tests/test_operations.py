@@ -121,21 +121,30 @@ class Wrapper:
 # ---- every class: how it names a file ----
 
 BUFFER: Final = bytearray(4)
-BUFFERS: Final = (BUFFER,)
+BUFFERS: Final = (BUFFER,)  # compared by identity
 HERE: Final = ("127.0.0.1", 1)
 
 WITH_FD: Final[dict[type[uring.Operation], Callable[[Any, SQEFlags], uring.Operation]]] = {
     uring.Accept: lambda fd, flags: uring.Accept(fd, flags=flags),
     uring.Connect: lambda fd, flags: uring.Connect(fd, ("127.0.0.1", 1), flags=flags),
+    uring.Fadvise: lambda fd, flags: uring.Fadvise(fd, 3, offset=7, length=9, flags=flags),
+    uring.Fallocate: lambda fd, flags: uring.Fallocate(fd, offset=7, length=9, flags=flags),
+    uring.Fgetxattr: lambda fd, flags: uring.Fgetxattr(fd, "user.x", size=9, flags=flags),
+    uring.Fsetxattr: lambda fd, flags: uring.Fsetxattr(fd, "user.x", BUFFER, 1, flags=flags),
     uring.Fsync: lambda fd, flags: uring.Fsync(fd, datasync=True, flags=flags),
+    uring.Ftruncate: lambda fd, flags: uring.Ftruncate(fd, 7, flags=flags),
     uring.PollAdd: lambda fd, flags: uring.PollAdd(fd, select.POLLOUT, flags=flags),
     uring.Read: lambda fd, flags: uring.Read(fd, BUFFER, 7, rw_flags=1, ioprio=2, flags=flags),
-    uring.Readv: lambda fd, flags: uring.Readv(fd, [BUFFER], 7, ioprio=2, flags=flags),
+    uring.ReadFixed: lambda fd, flags: uring.ReadFixed(fd, BUFFER, 7, buf_index=3, flags=flags),
+    uring.ReadMultishot: lambda fd, flags: uring.ReadMultishot(fd, 3, offset=7, flags=flags),
+    uring.ReadSelect: lambda fd, flags: uring.ReadSelect(fd, 3, length=9, flags=flags),
+    uring.Readv: lambda fd, flags: uring.Readv(fd, BUFFERS, 7, ioprio=2, flags=flags),
+    uring.ReadvFixed: lambda fd, flags: uring.ReadvFixed(fd, BUFFERS, 7, buf_index=3, flags=flags),
     uring.Recv: lambda fd, flags: uring.Recv(fd, BUFFER, 3, flags=flags),
     uring.Send: lambda fd, flags: uring.Send(fd, BUFFER, 3, flags=flags),
     uring.Shutdown: lambda fd, flags: uring.Shutdown(fd, 1, flags=flags),
+    uring.SyncFileRange: lambda fd, flags: uring.SyncFileRange(fd, length=9, flags=flags),
     uring.Write: lambda fd, flags: uring.Write(fd, BUFFER, 7, rw_flags=1, ioprio=2, flags=flags),
-    uring.Writev: lambda fd, flags: uring.Writev(fd, [BUFFER], 7, ioprio=2, flags=flags),
     uring.AcceptMultishot: lambda fd, flags: uring.AcceptMultishot(fd, flags=flags),
     uring.Bind: lambda fd, flags: uring.Bind(fd, HERE, flags=flags),
     uring.Getsockname: lambda fd, flags: uring.Getsockname(fd, peer=True, flags=flags),
@@ -167,25 +176,65 @@ WITH_FD: Final[dict[type[uring.Operation], Callable[[Any, SQEFlags], uring.Opera
     uring.Siocinq: lambda fd, flags: uring.Siocinq(fd, flags=flags),
     uring.Siocoutq: lambda fd, flags: uring.Siocoutq(fd, flags=flags),
     uring.TxTimestamp: lambda fd, flags: uring.TxTimestamp(fd, flags=flags),
+    uring.WriteFixed: lambda fd, flags: uring.WriteFixed(fd, BUFFER, 7, buf_index=3, flags=flags),
+    uring.Writev: lambda fd, flags: uring.Writev(fd, BUFFERS, 7, ioprio=2, flags=flags),
+    uring.WritevFixed: lambda fd, flags: uring.WritevFixed(
+        fd, BUFFERS, 7, buf_index=3, flags=flags
+    ),
 }
 # Close names a file as well, but encodes Fixed in a field of its own: tested below.
 WITHOUT_FD: Final[dict[type[uring.Operation], Callable[[SQEFlags], uring.Operation]]] = {
     uring.AsyncCancel: lambda flags: uring.AsyncCancel(5, flags=flags),
     uring.Close: lambda flags: uring.Close(5, flags=flags),
+    uring.Getxattr: lambda flags: uring.Getxattr("x", "user.x", size=9, flags=flags),
     uring.LinkTimeout: lambda flags: uring.LinkTimeout(1, flags=flags),
+    uring.Linkat: lambda flags: uring.Linkat("x", "y", flags=flags),
+    uring.Madvise: lambda flags: uring.Madvise(BUFFER, 0, flags=flags),
+    uring.Mkdirat: lambda flags: uring.Mkdirat("x", flags=flags),
     uring.Nop: lambda flags: uring.Nop(flags=flags),
     uring.Openat: lambda flags: uring.Openat("x", flags=flags),
+    uring.Openat2: lambda flags: uring.Openat2("x", flags=flags),
+    uring.Pipe: lambda flags: uring.Pipe(flags=flags),
     uring.PollRemove: lambda flags: uring.PollRemove(5, flags=flags),
+    uring.Renameat: lambda flags: uring.Renameat("x", "y", flags=flags),
+    uring.Setxattr: lambda flags: uring.Setxattr("x", "user.x", BUFFER, flags=flags),
     uring.Socket: lambda flags: uring.Socket(flags=flags),
+    uring.Splice: lambda flags: uring.Splice(fd_in=5, fd_out=6, length=7, flags=flags),
+    uring.Statx: lambda flags: uring.Statx("x", flags=flags),
+    uring.Symlinkat: lambda flags: uring.Symlinkat("x", "y", flags=flags),
+    uring.Tee: lambda flags: uring.Tee(fd_in=5, fd_out=6, length=7, flags=flags),
     uring.Timeout: lambda flags: uring.Timeout(1, flags=flags),
     uring.TimeoutRemove: lambda flags: uring.TimeoutRemove(5, flags=flags),
+    uring.Unlinkat: lambda flags: uring.Unlinkat("x", flags=flags),
 }
+ALWAYS: Final[dict[Any, SQEFlags]] = {
+    kind: SQEFlags.BUFFER_SELECT for kind in WITH_FD if "group" in attrs.fields_dict(kind)
+}
+"""SQE flags that an operation has by itself."""
+ADDRESSES: Final[dict[Any, tuple[str, ...]]] = dict.fromkeys(
+    (
+        uring.Fgetxattr,
+        uring.Fsetxattr,
+        uring.Getsockname,
+        uring.Getsockopt,
+        uring.Getxattr,
+        uring.Linkat,
+        uring.Openat2,
+        uring.Renameat,
+        uring.Sendto,
+        uring.Setsockopt,
+        uring.Setxattr,
+        uring.Statx,
+        uring.Symlinkat,
+    ),
+    ("addr", "off", "addr3"),
+)
+"""Where an operation has addresses of temporary memory besides `addr`."""
 ALL: Final = {
     kind
     for kind in map(vars(uring).get, uring.__all__)
     if isinstance(kind, type) and issubclass(kind, uring.Operation) and kind is not uring.Operation
 }
-SELECTING: Final = {kind for kind in ALL if "group" in attrs.fields_dict(kind)}
 FLAGS: Final = [SQEFlags(0), *SQEFlags, SQEFlags.ASYNC | SQEFlags.IO_LINK | SQEFlags.IO_DRAIN]
 
 
@@ -200,27 +249,13 @@ def test_operations_are_all_tested_here() -> None:
     assert {kind for kind in ALL if "fd" in attrs.fields_dict(kind)} == {*WITH_FD, uring.Close}
 
 
-PLACES: Final[dict[type[uring.Operation], tuple[str, ...]]] = {
-    **dict.fromkeys((uring.Read, uring.Write, uring.Recv, uring.Send), ()),
-    **dict.fromkeys((uring.SendZc, uring.SendZcFixed), ()),
-    uring.Sendto: ("off",),
-    **dict.fromkeys((uring.Getsockopt, uring.Setsockopt), ("addr3",)),
-    uring.Getsockname: ("addr", "addr3"),
-}
-"""Where a record names temporary memory, if not in `addr`."""
-
-
 def fields(op: uring.Operation) -> dict[str, Any]:
     """The encoded fields that do not depend on where temporary memory lies."""
     record = attrs.asdict(op.sqe())
-    for place in PLACES.get(type(op), ("addr",)):
-        del record[place]
+    if not isinstance(op, uring.Read | uring.Write | uring.Recv | uring.Send):
+        for name in ADDRESSES.get(type(op), ("addr",)):
+            del record[name]
     return record
-
-
-def encoded_flags(kind: type[uring.Operation], flags: SQEFlags) -> SQEFlags:
-    """What the kernel is told: what takes a buffer from a group says so."""
-    return flags | SQEFlags.BUFFER_SELECT if kind in SELECTING else flags
 
 
 @pytest.mark.parametrize("flags", FLAGS, ids=repr)
@@ -232,7 +267,7 @@ def test_operation_fixed_file_sets_its_bit_and_nothing_else(
     make = WITH_FD[kind]
     plain = fields(make(9, flags))
     assert plain["fd"] == 9
-    flags = encoded_flags(kind, flags)
+    flags |= ALWAYS.get(kind, SQEFlags(0))
     assert plain["flags"] == flags
     assert fields(make(Wrapper(9), flags)) == plain
     assert fields(make(uring.Fixed(9), flags)) == plain | {"flags": flags | SQEFlags.FIXED_FILE}
@@ -263,9 +298,9 @@ def test_operation_encodes_its_opcode_flags_and_personality(kind: type[uring.Ope
         op = attrs.evolve(made, personality=77, user_data=5)
         record, numbered = op.sqe(), op.sqe(6)
         assert record.opcode == kind.opcode
-        assert record.flags == encoded_flags(kind, flags)
+        assert record.flags == flags | ALWAYS.get(kind, SQEFlags(0))
         assert (record.personality, record.user_data) == (77, 0)
-        moved = {place: getattr(numbered, place) for place in PLACES.get(kind, ("addr",))}
+        moved = {name: getattr(numbered, name) for name in ADDRESSES.get(kind, ("addr",))}
         assert attrs.evolve(record, user_data=6, **moved) == numbered
 
 
@@ -273,12 +308,8 @@ def test_operation_encodes_its_opcode_flags_and_personality(kind: type[uring.Ope
 def test_operation_is_an_immutable_value(kind: type[uring.Operation]) -> None:
     """Fields cannot be assigned; the same arguments make an equal value; repr names the class."""
     make = WITHOUT_FD.get(kind) or (lambda flags: WITH_FD[kind](9, flags))
-    if kind in {uring.Readv, uring.Writev}:
-        buffers = (BUFFER,)  # compared by identity
-        assert kind(9, buffers) == kind(9, buffers)
-    else:
-        assert make(SQEFlags(0)) == make(SQEFlags(0))
-        assert hash(make(SQEFlags(0))) == hash(make(SQEFlags(0)))
+    assert make(SQEFlags(0)) == make(SQEFlags(0))
+    assert hash(make(SQEFlags(0))) == hash(make(SQEFlags(0)))
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         make(SQEFlags(0)).personality = 1  # type: ignore[misc]  # wrong on purpose
     assert repr(make(SQEFlags(0))).startswith(f"{kind.__name__}(")

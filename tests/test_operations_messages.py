@@ -4,7 +4,6 @@ import array
 import ctypes
 import errno
 import gc
-import json
 import os
 import socket
 import struct
@@ -163,14 +162,11 @@ def msghdr(op: uring.Operation) -> tuple[Any, object]:
     return Msghdr.from_address(address), pin
 
 
-def test_message_header_is_as_large_as_in_c() -> None:
+def test_message_headers_are_laid_out_as_in_c(kernel_layout: Callable[..., None]) -> None:
     """Its size is that of the C library's, and the header of a multishot message the kernel's."""
     assert _messages._MSGHDR.size == ctypes.sizeof(Msghdr) <= _messages._NAME
-    data = json.loads((Path(__file__).parent / "data" / "layouts.json").read_text("ascii"))
-    layout = data["structs"]["io_uring_recvmsg_out"]
-    assert _messages._RECVMSG_OUT.size == layout["size"]
-    places = {name: field["offset"] for name, field in layout["fields"].items()}
-    assert places == {"namelen": 0, "controllen": 4, "payloadlen": 8, "flags": 12}
+    fields = "namelen", "controllen", "payloadlen", "flags"
+    kernel_layout("io_uring_recvmsg_out", _messages._RECVMSG_OUT, *fields)
 
 
 SENDS: Final[list[Callable[..., uring.Operation]]] = [

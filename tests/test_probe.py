@@ -3,16 +3,28 @@
 import errno
 import os
 import sys
+from collections.abc import Callable
 from typing import cast
 
+import attrs
 import pytest
 
 from uring._ffi import lib
 from uring._setup import setup
 from uring.errors import RegisterError, UnsupportedError
-from uring.flags import Features, Opcode, SetupFlags
+from uring.flags import (
+    EnterFlags,
+    Features,
+    Opcode,
+    RegisterOpcode,
+    SetupFlags,
+    SQEFlags,
+    ZcrxAreaFlags,
+    ZcrxFeatures,
+    ZcrxRegisterFlags,
+)
 from uring.operations import Nop, Read
-from uring.probe import Probe, probe
+from uring.probe import Probe, ScqQuery, ZcrxQuery, probe
 from uring.ring import Ring
 from uring.sqe import SQE
 
@@ -49,6 +61,10 @@ def test_probe_agrees_with_what_was_measured() -> None:
     assert found.features == 0x3FFFF
     assert found.setup_flags == 0x7FFFF
     assert found.last_register_opcode == 35
+    assert (found.opcode_count, found.query_count) == (63, 1)
+    assert found.enter_flags == EnterFlags(0xFF)
+    assert found.sqe_flags == SQEFlags(0x7F)
+    assert (found.zcrx, found.scq) == (None, None)
 
 
 def test_trial_setups_find_what_the_query_says() -> None:
@@ -70,6 +86,8 @@ def test_probe_without_a_query_tries_each_flag(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(probe_module, "_query_opcodes", lambda _ring: None)
     tried = probe()
     assert tried.last_register_opcode is None
+    later = (tried.opcode_count, tried.enter_flags, tried.sqe_flags, tried.query_count)
+    assert (*later, tried.zcrx, tried.scq) == (None,) * 6
     assert tried.opcodes == queried.opcodes
     if queried.last_register_opcode is not None:
         assert tried.setup_flags == queried.setup_flags & SetupFlags(sum(SetupFlags))
@@ -138,6 +156,62 @@ def test_probe_says_why_the_kernel_cannot_be_asked(
 def test_supports_is_true_only_of_what_is_all_there(what: Opcode, *, expected: bool) -> None:
     """`supports()` takes opcodes, operations, classes and flags, and wants all of what is asked."""
     assert PROBE.supports(what) is expected
+
+
+@pytest.mark.parametrize(
+    ("last", "opcode", "expected"),
+    [
+        (35, RegisterOpcode.REGISTER_QUERY, True),
+        (35, RegisterOpcode.REGISTER_ZCRX_CTRL, False),
+        (None, RegisterOpcode.REGISTER_PROBE, True),
+        (None, RegisterOpcode.REGISTER_PERSONALITY, False),
+    ],
+)
+def test_supports_knows_register_opcodes(
+    last: int | None, opcode: RegisterOpcode, *, expected: bool
+) -> None:
+    """A register opcode is supported up to the last one; unless told, up to REGISTER_PROBE."""
+    assert attrs.evolve(PROBE, last_register_opcode=last).supports(opcode) is expected
+
+
+def test_probe_of_a_newer_kernel_tells_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What 6.19 says of zero-copy receive and of a ring's memory is kept in records."""
+    answers = {
+        "OPCODES": (65, 38, 0, 1, 0xFF, 0x7F, 3),
+        "ZCRX": (3, 1, 2, 1, 64, 128),
+        "SCQ": (64, 4096),
+    }
+    monkeypatch.setattr(probe_module, "query", lambda _, opcode, _answer: answers[opcode.name])
+    found = probe()
+    assert (found.last_register_opcode, found.query_count) == (37, 3)
+    assert found.zcrx == ZcrxQuery(
+        ZcrxRegisterFlags.IMPORT | ZcrxRegisterFlags.NODEV,
+        ZcrxAreaFlags.DMABUF,
+        2,
+        ZcrxFeatures.RX_PAGE_SIZE,
+        64,
+        128,
+    )
+    assert found.scq == ScqQuery(64, 4096)
+
+
+def test_query_records_are_the_kernels(kernel_layout: Callable[..., None]) -> None:
+    """What is unpacked has each field where the kernel has it."""
+    names = ("next_entry", "query_data", "query_op", "size", "result")
+    kernel_layout("io_uring_query_hdr", probe_module._QUERY_HEADER, *names)
+    kernel_layout(
+        "io_uring_query_opcode",
+        probe_module._QUERY_OPCODES,
+        *("nr_request_opcodes", "nr_register_opcodes", "feature_flags", "ring_setup_flags"),
+        *("enter_flags", "sqe_flags", "nr_query_opcodes"),
+    )
+    kernel_layout(
+        "io_uring_query_zcrx",
+        probe_module._QUERY_ZCRX,
+        *("register_flags", "area_flags", "nr_ctrl_opcodes", "features"),
+        *("rq_hdr_size", "rq_hdr_alignment"),
+    )
+    kernel_layout("io_uring_query_scq", probe_module._QUERY_SCQ, "hdr_size", "hdr_alignment")
 
 
 @pytest.mark.parametrize("what", [22, "READ", None, SQE, object()])

@@ -1240,3 +1240,25 @@ def test_empty_completions_are_nobodys_to_change(ring: Ring) -> None:
     with pytest.raises(TypeError, match="immutable"):
         ring.copy_cqes().__init__(bytes(16))  # type: ignore[misc]  # what an attacker would do
     assert len(ring.copy_cqes()) == 0
+
+
+def test_two_operations_with_one_number_are_not_told_apart(
+    ring: uring.Ring, pipe: tuple[int, int]
+) -> None:
+    """Under a shared number the second may end first, so no completion claims to be of either."""
+    first, second = bytearray(3), bytearray(1)
+    reads, feeds = os.pipe()
+    try:
+        ring.queue(uring.Read(pipe[0], first), user_data=5)
+        ring.queue(uring.Read(reads, second), user_data=5)
+        ring.submit()
+        os.write(feeds, b"x")
+        ring.submit_and_wait(1)
+        os.write(pipe[1], b"abc")
+        ring.submit_and_wait(2)
+        completions = ring.copy_cqes()
+    finally:
+        os.close(reads)
+        os.close(feeds)
+    assert [(cqe.user_data, cqe.op) for cqe in completions] == [(5, None), (5, None)]
+    assert ring.in_flight == 0

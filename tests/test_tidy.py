@@ -19,16 +19,17 @@ FLOORS = [
     {"__init__", "_selfcheck"},
     {"ring"},
     {"_streaming"},
-    {"_running", "_providing"},
+    {"_running", "_registering", "_providing"},
+    {"_calls"},
     {"_submission", "_completion"},
     {"_core"},
     {"_views", "_teardown", "batch"},
     {"_inflight"},
     {"operations", "registry", "_claims", "_pledges", "probe", "_columns"},
-    {"_setup", "_messages"},
+    {"_setup", "_file_memory", "_messages"},
     {"_leases", "_sockaddr"},
     {"completions", "_memory"},
-    {"errors", "sqe", "_values"},
+    {"errors", "sqe", "_values", "file_flags"},
     {"flags", "_ffi"},
     {"_uring"},
 ]
@@ -87,11 +88,13 @@ def test_only_one_file_takes_addresses() -> None:
         assert {path for path, text in texts.items() if name in text} == {"uring._memory"}
     users = {path for path, text in texts.items() if re.search(r"\b(lend|address_of)\(", text)}
     operations = {"uring.operations._base", "uring.operations.files"}
+    # Records that point to other records, or to many buffers at once.
+    registry = {f"uring.registry.{name}" for name in ("buffers", "files", "zcrx")}
     assert users == {
         "uring._memory",
         "uring._columns",
         "uring._leases",
-        "uring.registry.files",
+        *registry,
         *operations,
     }
 
@@ -121,7 +124,7 @@ def test_operations_whose_completions_need_care_say_so(operation: type[uring.Ope
     """What makes a descriptor or keeps memory is kept off the short way of queue()."""
     (prepared,) = [f for f in operation.__attrs_attrs__ if f.name == "_prepared"]
     care = ("_makes_descriptor", "_keeps_memory", "_is_sole", "_reaches_out", "_takes_buffer")
-    needs_care = any(getattr(operation, name) for name in care)
+    needs_care = any(bool(getattr(operation, name)) for name in care)
     assert (prepared.default is False) == needs_care
 
 
@@ -130,11 +133,14 @@ def test_all_is_complete() -> None:
     public = {name for name in vars(uring) if not name.startswith("_")}
     modules = {name for name in public if inspect.ismodule(getattr(uring, name))} - {"probe"}
     assert set(uring.__all__) == public - modules
-    for module in ("batch", "completions", "errors", "flags", "operations", "ring", "sqe"):
+    registry = [f"registry.{path.stem}" for path in (PACKAGE / "registry").glob("[!_]*.py")]
+    rest = ("batch", "completions", "errors", "file_flags", "flags", "operations", "probe")
+    for module in (*rest, "ring", "sqe", *registry):
         for name, value in vars(importlib.import_module(f"uring.{module}")).items():
             own = str(getattr(value, "__module__", "")).startswith(f"uring.{module}")
             if inspect.isclass(value) and own and not name.startswith("_"):
                 internal = {"Answer", "HasBgid", "HasFileno", "Queueable", "FileLike", "MakesFile"}
+                internal |= {"HasOpcode", "ZcrxRequest"}
                 assert name in uring.__all__ or name in internal, name
 
 

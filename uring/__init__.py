@@ -17,12 +17,15 @@ The layers, from the top; each imports only from those below it:
     _setup                                  how a ring begins
     _messages                               msghdr, control data
     _sockaddr                               socket addresses
+    _setup  _file_memory                    how a ring begins; what file operations read and fill
     _leases                                 provided buffers in Python's hands
     completions  _memory                    CQE; what the kernel may touch
     sqe  errors  _values                    the raw 64 bytes; the exceptions; how values are made
-    flags  _ffi                             the kernel's numbers; the door to the C shim
+    file_flags                              the numbers of file system calls
+    flags  _ffi                             the numbers of io_uring; the door to the C shim
 """
 
+from uring._file_memory import StatxResult
 from uring._leases import Lease
 from uring._memory import FixedBuffer
 from uring._messages import Message
@@ -30,11 +33,9 @@ from uring._setup import RingParams
 from uring._sockaddr import Sockaddr
 from uring._streaming import Stream, StreamEnd
 from uring.batch import Batch, ReadMany, WriteMany
-from uring.completions import (
-    CQE,
-    Completions,
-)
+from uring.completions import CQE, Completions
 from uring.errors import (
+    BufferPoolEmpty,
     EnterError,
     RegisterError,
     RingClosedError,
@@ -44,6 +45,16 @@ from uring.errors import (
     UnsupportedSetupError,
     UringError,
     WrongThreadError,
+)
+from uring.file_flags import (
+    AtFlags,
+    FallocateFlags,
+    MadviseAdvice,
+    RenameFlags,
+    ResolveFlags,
+    StatxAttributes,
+    StatxMask,
+    SyncFileRangeFlags,
 )
 from uring.flags import (
     CQE_BUFFER_SHIFT,
@@ -107,18 +118,33 @@ from uring.operations import (
     Bind,
     Close,
     Connect,
+    Fadvise,
+    Fallocate,
+    Fgetxattr,
+    Fsetxattr,
     Fsync,
+    Ftruncate,
     Getsockname,
     Getsockopt,
+    Getxattr,
+    Linkat,
     LinkTimeout,
     Listen,
+    Madvise,
+    Mkdirat,
     Nop,
     Openat,
+    Openat2,
     Operation,
+    Pipe,
     PollAdd,
     PollRemove,
     Read,
+    ReadFixed,
+    ReadMultishot,
+    ReadSelect,
     Readv,
+    ReadvFixed,
     Recv,
     RecvBundle,
     RecvBundleMultishot,
@@ -128,6 +154,7 @@ from uring.operations import (
     RecvMultishot,
     RecvSelect,
     RecvZc,
+    Renameat,
     Send,
     SendBundle,
     Sendmsg,
@@ -140,29 +167,37 @@ from uring.operations import (
     SendZcFixed,
     SendZcVectorized,
     Setsockopt,
+    Setxattr,
     Shutdown,
     Siocinq,
     Siocoutq,
     Socket,
+    Splice,
+    Statx,
+    Symlinkat,
+    SyncFileRange,
+    Tee,
     Timeout,
     TimeoutRemove,
     TxTimestamp,
+    Unlinkat,
     Write,
+    WriteFixed,
     Writev,
+    WritevFixed,
 )
-from uring.probe import Probe, probe
+from uring.probe import Probe, ScqQuery, ZcrxQuery, probe
+from uring.registry.bpf import BpfFilter
 from uring.registry.buffer_rings import BufferRing, SendBufferRing
-from uring.ring import (
-    Ring,
-)
-from uring.sqe import (
-    AUTO,
-    SQE,
-    Auto,
-    Fixed,
-    hardlink,
-    link,
-)
+from uring.registry.buffers import BufferPool, LentBuffer, RegisteredBuffers
+from uring.registry.eventfd import RegisteredEventfd
+from uring.registry.files import RegisteredFiles
+from uring.registry.napi import NapiBusyPoll, NapiSettings
+from uring.registry.personality import Personality
+from uring.registry.restrictions import Restriction
+from uring.registry.zcrx import ZcrxQueue
+from uring.ring import Ring
+from uring.sqe import AUTO, SQE, Auto, Fixed, hardlink, link
 
 __all__ = [
     "AUTO",
@@ -181,11 +216,15 @@ __all__ = [
     "AcceptFlags",
     "AcceptMultishot",
     "AsyncCancel",
+    "AtFlags",
     "Auto",
     "Batch",
     "Bind",
     "BpfCommand",
+    "BpfFilter",
     "BpfFilterFlags",
+    "BufferPool",
+    "BufferPoolEmpty",
     "BufferRing",
     "CQEFlags",
     "CQRingFlags",
@@ -196,31 +235,48 @@ __all__ = [
     "Connect",
     "EnterError",
     "EnterFlags",
+    "Fadvise",
+    "Fallocate",
+    "FallocateFlags",
     "Features",
+    "Fgetxattr",
     "Fixed",
     "FixedBuffer",
     "FixedFdFlags",
+    "Fsetxattr",
     "Fsync",
     "FsyncFlags",
+    "Ftruncate",
     "Getsockname",
     "Getsockopt",
+    "Getxattr",
     "Lease",
+    "LentBuffer",
     "LinkTimeout",
+    "Linkat",
     "Listen",
+    "Madvise",
+    "MadviseAdvice",
     "MemRegionFlags",
     "MemRegionTypeFlags",
     "Message",
+    "Mkdirat",
     "MmapOffset",
     "MsgRingCommand",
     "MsgRingFlags",
+    "NapiBusyPoll",
     "NapiOpcode",
+    "NapiSettings",
     "NapiTracking",
     "Nop",
     "NopFlags",
     "Opcode",
     "Openat",
+    "Openat2",
     "Operation",
     "PbufRingFlags",
+    "Personality",
+    "Pipe",
     "PollAdd",
     "PollFlags",
     "PollRemove",
@@ -228,8 +284,12 @@ __all__ = [
     "ProbeFlags",
     "QueryOpcode",
     "Read",
+    "ReadFixed",
     "ReadMany",
+    "ReadMultishot",
+    "ReadSelect",
     "Readv",
+    "ReadvFixed",
     "Recv",
     "RecvBundle",
     "RecvBundleMultishot",
@@ -242,6 +302,13 @@ __all__ = [
     "RegWaitFlags",
     "RegisterError",
     "RegisterOpcode",
+    "RegisteredBuffers",
+    "RegisteredEventfd",
+    "RegisteredFiles",
+    "RenameFlags",
+    "Renameat",
+    "ResolveFlags",
+    "Restriction",
     "RestrictionOpcode",
     "Ring",
     "RingClosedError",
@@ -250,6 +317,7 @@ __all__ = [
     "RwAttrFlags",
     "SQEFlags",
     "SQRingFlags",
+    "ScqQuery",
     "Send",
     "SendBufferRing",
     "SendBundle",
@@ -266,34 +334,49 @@ __all__ = [
     "Setsockopt",
     "SetupError",
     "SetupFlags",
+    "Setxattr",
     "Shutdown",
     "Siocinq",
     "Siocoutq",
     "Sockaddr",
     "Socket",
     "SocketCommand",
+    "Splice",
     "SpliceFlags",
+    "Statx",
+    "StatxAttributes",
+    "StatxMask",
+    "StatxResult",
     "Stream",
     "StreamEnd",
     "SubmissionQueueFull",
+    "Symlinkat",
+    "SyncFileRange",
+    "SyncFileRangeFlags",
+    "Tee",
     "Timeout",
     "TimeoutFlags",
     "TimeoutRemove",
     "TxTimestamp",
+    "Unlinkat",
     "UnsupportedError",
     "UnsupportedSetupError",
     "UringCmdFlags",
     "UringError",
     "WorkerKind",
     "Write",
+    "WriteFixed",
     "WriteMany",
     "Writev",
+    "WritevFixed",
     "WrongThreadError",
     "ZcrxAreaFlags",
     "ZcrxControl",
     "ZcrxEvent",
     "ZcrxEventFlags",
     "ZcrxFeatures",
+    "ZcrxQuery",
+    "ZcrxQueue",
     "ZcrxRegisterFlags",
     "hardlink",
     "link",

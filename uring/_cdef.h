@@ -69,6 +69,7 @@ int uring_wait(struct uring *ring, uint64_t start, uint32_t wait_nr, int64_t dea
 int64_t uring_take(struct uring *ring, uint64_t start, uint32_t max_nr);
 int64_t uring_peek(struct uring *ring, uint64_t start, uint32_t max_nr, char *out);
 int64_t uring_ready(struct uring *ring, uint64_t start);
+int uring_is_increasing(const char *numbers, uint32_t count);
 int uring_register(struct uring *ring, uint32_t opcode, void *arg, uint32_t nr_args);
 int uring_counters(struct uring *ring, struct uring_counters *out);
 

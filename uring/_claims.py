@@ -206,15 +206,18 @@ class Claims:
             if operation is None or record[0] >= FIRST_DRAWN:
                 continue
             if operation._is_sole:
-                self.check_claim(record[0], found.get(record[0]))
-                found[record[0]] = Sole(type(operation))
+                found.setdefault(record[0], Sole(type(operation)))
             elif operation._makes_descriptor:
                 found.setdefault(record[0], type(operation))
+        seen: set[int] = set()
         for record in records:
             number, kind = record[0], type(operation_of(record[2]))
             self.check_claim(number, self.claims.get(number), kind)
-            if not isinstance(found.get(number), Chain | Sole):
-                self.check_claim(number, found.get(number), kind)
+            claim = found.get(number)
+            if isinstance(claim, Sole) and number not in seen:
+                seen.add(number)  # the one that may have it, if no second one comes
+            elif not isinstance(claim, Chain):
+                self.check_claim(number, claim, kind)
         return found
 
     def check_claims(self, found: dict[int, Claim], pending: Sequence[Record]) -> None:

@@ -212,7 +212,11 @@ class CompletionSide(Core):
             return None
         size = self._cqe_size
         raw = bytes(self._landed[: count * size])
-        if memoryview(raw).cast("Q")[:: size // 8] != memoryview(numbers).cast("Q"):
+        if (
+            memoryview(raw).cast("Q")[:: size // 8] != memoryview(numbers).cast("Q")
+            # With a number twice, which of the two came first could not be told.
+            or (count > 1 and not lib.uring_is_increasing(numbers, count))
+        ):
             return None
         taken = Completions(raw, [record[2] for record in records], cqe_size=size)
         # No call and nothing made from this look to the last store.

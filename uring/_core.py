@@ -10,12 +10,13 @@ from uring._inflight import InFlight
 from uring._setup import RingParams
 from uring.errors import RingClosedError, WrongThreadError, call_error
 from uring.flags import SetupFlags
+from uring.registry._base import Held
 from uring.sqe import UINT32_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from uring._leases import Block, Stays
+    from uring._leases import Stays
     from uring._uring import CData
 
 FORKED = "the ring was made before a fork, and belongs to the parent: make a new one"
@@ -59,14 +60,10 @@ class Core:
         self._owner_object: Callable[[], threading.Thread | None] = lambda: None
         self._own_thread = threading.local()
         """Has the attribute `is_here` in the owner, and in no other thread."""
-        self._blocks: dict[int, Block] = {}
-        """The memory of the groups of provided buffers, by bgid."""
+        self._held = Held()
+        """What is kept for what is registered."""
         self._stays: Stays = {}
         """Of incremental groups, the buffer that is being filled."""
-        self._retired: list[object] = []
-        """Memory that is unregistered, and may still be in use by what was in flight then."""
-        self._provided: dict[tuple[int, int], object] = {}
-        """Memory that operations have given to the kernel for good, by address and length."""
         self._is_disabled = bool(params.flags & SetupFlags.R_DISABLED)
         if not self._is_disabled:
             self._own()
@@ -74,6 +71,8 @@ class Core:
     def _expect(self, number: int) -> None:
         """
         Reserve a user_data for one CQE that no operation of this ring posts.
+
+        Several may be expected under one number.
 
         Raises:
             ValueError: an operation in flight has it; the CQE would be taken for its own.
@@ -84,6 +83,7 @@ class Core:
             self._in_flight.expect(number, self._pending)
 
     def _unexpect(self, number: int) -> None:
+        """Give a reserved number back: the completion does not come."""
         with self._lock:
             self._in_flight.unexpect(number)
 
@@ -96,14 +96,6 @@ class Core:
     def _unrename(self, numbers: tuple[int, int]) -> None:
         with self._lock:
             self._in_flight.unrename(numbers)
-
-    def _retire_pins(self, pins: object) -> None:
-        """Keep memory that is unregistered until nothing is in flight any more."""
-        with self._lock:
-            if not self._in_flight and len(self._pending) == 1:
-                self._retired.clear()
-            else:
-                self._retired.append(pins)
 
     def _own(self) -> None:
         if self._params.flags & SetupFlags.SINGLE_ISSUER:

@@ -80,6 +80,12 @@ def all_pinned(buffers: "Sequence[Buffer]", *, write: bool) -> "list[CData]":
         return [pinned(buffer, write=write)[0] for buffer in buffers]
 
 
+def span(buffer: "Buffer", *, write: bool) -> "tuple[CData, int, int]":
+    """Pin memory of any length: (pin, address, length)."""
+    pin, length = pinned(buffer, write=write)
+    return pin, address_of(pin), length
+
+
 def uint64s(numbers: "Buffer") -> "CData":
     """Pin an array of unsigned 64-bit integers, for the shim to read."""
     return ffi.from_buffer("uint64_t[]", numbers)
@@ -90,6 +96,11 @@ def bytes_of(pin: "CData", start: int = 0, length: int | None = None) -> bytes:
     stop = len(pin) if length is None else start + length
     copied: bytes = ffi.buffer(pin)[start:stop]
     return copied
+
+
+def view_of(pin: "CData") -> memoryview:
+    """Pinned memory as bytes; the view keeps the pin."""
+    return memoryview(ffi.buffer(pin))
 
 
 def is_buffer(value: object) -> bool:
@@ -171,6 +182,23 @@ def fixed_part(
         )
     pin = (writable if write else readable)(buffer)
     return *pin, buf_index
+
+
+def fixed_iovecs(
+    buffers: "Iterable[Buffer | FixedBuffer]", buf_index: int | None, *, write: bool
+) -> tuple[object, int, int, int]:
+    """Pin parts of one registered buffer and a struct iovec over each: (.., count, its index)."""
+    if isinstance(buffers, str) or not isinstance(buffers, Iterable) or is_buffer(buffers):
+        raise TypeError(f"buffers must be a sequence of buffers, not one {type(buffers).__name__}")
+    parts = [fixed_part(part, buf_index, write=write) for part in buffers]
+    if len(parts) > IOV_MAX:
+        raise ValueError(f"one operation takes at most {IOV_MAX} buffers, not {len(parts)}")
+    indices = {part[3] for part in parts}
+    if len(indices) > 1:
+        raise ValueError(f"the buffers must lie in one registered buffer, not in {sorted(indices)}")
+    filled = [part for part in parts if part[2]]  # an empty one is EFAULT here, unlike in iovecs()
+    array, address, _ = readable(b"".join(_iovec(part[1], part[2]) for part in filled))
+    return (array, parts), address, len(filled), indices.pop() if indices else buf_index or 0
 
 
 def iovecs(buffers: "Iterable[Buffer]", *, write: bool) -> tuple[object, int, int]:

@@ -1,8 +1,6 @@
 """Registering groups of provided buffers: see registry.buffer_rings and _leases."""
 
-from typing import TYPE_CHECKING
-
-from uring._core import Core
+from uring._calls import CallSide
 from uring._ffi import lib
 from uring._leases import Block
 from uring._setup import check_range
@@ -19,13 +17,10 @@ from uring.registry.buffer_rings import (
     unregistration,
 )
 
-if TYPE_CHECKING:
-    from uring._uring import CData
-
 BGID_MAX = 65535
 
 
-class ProvideSide(Core):
+class ProvideSide(CallSide):
     """Registering groups of provided buffers."""
 
     def register_buffer_ring(
@@ -105,9 +100,9 @@ class ProvideSide(Core):
         )
         number = self._reserve_group(block, bgid)
         try:
-            self._register_at(RegisterOpcode.REGISTER_PBUF_RING, registration(block, number, flags))
+            self._register(RegisterOpcode.REGISTER_PBUF_RING, registration(block, number, flags), 1)
         except BaseException:
-            self._blocks.pop(number, None)
+            self._held.groups.pop(number, None)
             raise
         if flags & PbufRingFlags.MMAP:
             result = lib.uring_buffers_map(self._shim, block.shim, number)
@@ -120,35 +115,30 @@ class ProvideSide(Core):
         """Enter the block under its number, before the kernel is told of its memory."""
         if bgid is not None:
             check_range("bgid", bgid, 0, BGID_MAX)
-            if self._blocks.setdefault(bgid, block) is not block:
+            if self._held.groups.setdefault(bgid, block) is not block:
                 raise ValueError(f"buffer group {bgid} is registered already: close it first")
             return bgid
         for number in range(BGID_MAX + 1):
-            if self._blocks.setdefault(number, block) is block:
+            if self._held.groups.setdefault(number, block) is block:
                 return number
         raise ValueError("all 65536 buffer groups are registered")
 
-    def _register_at(self, opcode: RegisterOpcode, argument: "CData") -> int:
-        result = lib.uring_register(self._shim, opcode, argument, 1)
-        if result < 0:
-            self._fail("io_uring_register", result, detail=opcode.name)
-        return result
-
     def _unregister_group(self, bgid: int, block: Block) -> None:
         self._check_use()
-        self._register_at(RegisterOpcode.UNREGISTER_PBUF_RING, unregistration(bgid))
+        self._register(RegisterOpcode.UNREGISTER_PBUF_RING, unregistration(bgid), 1)
         lib.uring_buffers_close(block.shim)
-        self._retire_pins(block)
+        self._held.let_go(block)
+        self._forget_lingering()
         with self._lock:
             self._stays = {key: stay for key, stay in self._stays.items() if key is not block}
-        if self._blocks.get(bgid) is block:
-            del self._blocks[bgid]
+        if self._held.groups.get(bgid) is block:
+            del self._held.groups[bgid]
 
     def _has_group(self, bgid: int, block: Block) -> bool:
-        return self._blocks.get(bgid) is block
+        return self._held.groups.get(bgid) is block
 
     def _group_head(self, bgid: int) -> int:
         self._check_use()
         answer, pin = status_request(bgid)
-        self._register_at(RegisterOpcode.REGISTER_PBUF_STATUS, pin)
+        self._register(RegisterOpcode.REGISTER_PBUF_STATUS, pin, 1)
         return status_head(answer)

@@ -484,6 +484,21 @@ static int64_t uring_peek(struct uring *ring, uint64_t start, uint32_t max_nr, c
     return (int64_t)all_flags(ring, out, count) << 32 | count;
 }
 
+/*
+ * Whether no number comes twice, as far as a glance tells: each is greater than the one before it,
+ * as those that the ring draws are, and those that a loop counts.
+ */
+static int uring_is_increasing(const char *numbers, uint32_t count)
+{
+    uint64_t before, number;
+    for (uint32_t i = 0; i < count; i++, before = number) {
+        memcpy(&number, numbers + (size_t)i * sizeof number, sizeof number);
+        if (i > 0 && number <= before)
+            return 0;
+    }
+    return 1;
+}
+
 /* How many CQEs uring_take() would give without entering the kernel. */
 static int64_t uring_ready(struct uring *ring, uint64_t start)
 {

@@ -241,7 +241,9 @@ class SubmissionSide(Core):
         is_silent = skips(record)
         if op._lends_to_ring:
             address, length = struct.unpack_from("=QI", encoded, 16)
-            self._provided[address, length * int.from_bytes(encoded[4:8], sys.byteorder)] = pins
+            self._held.provided[address, length * int.from_bytes(encoded[4:8], sys.byteorder)] = (
+                pins
+            )
             return record
         pledge: Pledge | None = None
         message, renaming = op._message(), op._renaming()

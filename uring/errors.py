@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from uring.flags import RegisterOpcode
+
 
 class UringError(Exception):
     """The base of everything that `uring` itself raises, except ValueError and TypeError."""
@@ -58,6 +60,14 @@ class SubmissionQueueFull(UringError):  # noqa: N818 - a condition, as queue.Ful
     There is no room for the operation, or for all of a chain; nothing was queued.
 
     Submit and queue it again, or make the ring with more `entries`.
+    """
+
+
+class BufferPoolEmpty(UringError):  # noqa: N818 - a condition, as queue.Empty is
+    """
+    Every slice of a `BufferPool` is lent.
+
+    Copy completions out and give slices back, then ask again; or make the pool larger.
     """
 
 
@@ -168,6 +178,76 @@ _ADVICE: Final[Mapping[tuple[str, int], str | Callable[[], str]]] = {
     ("io_uring_register", errno.EACCES): "a restriction of this ring forbids it",
 }
 
+# The same for one opcode of io_uring_register(2), where the advice above would mislead.
+_R: Final = RegisterOpcode
+_BUFFERS_FAULT: Final = (
+    "one of the buffers cannot be pinned: it is larger than 1 GiB, or maps a file of a disk shared"
+)
+_BUFFERS_COUNT: Final = "1 to 16384 buffers can be registered, and no tag on an empty slot"
+_FILES_COUNT: Final = "at least one slot, and no tag on an empty one"
+_PAST_END: Final = "past the end of the table, or a tag on an empty slot"
+_BUFFERS_BUSY: Final = "buffers are already registered: unregister or update them"
+_FILES_BUSY: Final = "files are already registered: unregister or update them"
+_REGISTER_ADVICE: Final[Mapping[tuple[RegisterOpcode, int], str]] = {
+    (_R.REGISTER_FILES, errno.EBUSY): _FILES_BUSY,
+    (_R.REGISTER_FILES2, errno.EBUSY): _FILES_BUSY,
+    (_R.REGISTER_FILES2, errno.EINVAL): _FILES_COUNT,
+    (_R.REGISTER_FILES_UPDATE, errno.EINVAL): _PAST_END,
+    (_R.REGISTER_FILES_UPDATE2, errno.EINVAL): _PAST_END,
+    (_R.REGISTER_FILE_ALLOC_RANGE, errno.EINVAL): "past the end of the table, or there is none",
+    (_R.REGISTER_FILE_ALLOC_RANGE, errno.EOVERFLOW): "past the end of any table",
+    (_R.REGISTER_BUFFERS, errno.EBUSY): _BUFFERS_BUSY,
+    (_R.REGISTER_BUFFERS, errno.EFAULT): _BUFFERS_FAULT,
+    (_R.REGISTER_BUFFERS, errno.EINVAL): _BUFFERS_COUNT,
+    (_R.REGISTER_BUFFERS2, errno.EBUSY): _BUFFERS_BUSY,
+    (_R.REGISTER_BUFFERS2, errno.EFAULT): _BUFFERS_FAULT,
+    (_R.REGISTER_BUFFERS2, errno.EINVAL): _BUFFERS_COUNT,
+    (_R.REGISTER_BUFFERS_UPDATE, errno.EFAULT): _BUFFERS_FAULT,
+    (_R.REGISTER_BUFFERS_UPDATE, errno.EINVAL): _PAST_END,
+    (_R.REGISTER_CLONE_BUFFERS, errno.EBUSY): (
+        "this ring has buffers already: pass replace=True, or unregister them"
+    ),
+    (_R.REGISTER_CLONE_BUFFERS, errno.ENXIO): "the other ring has no buffers",
+    (_R.REGISTER_CLONE_BUFFERS, errno.EINVAL): "past the end of the other ring's buffers",
+    (_R.REGISTER_CLONE_BUFFERS, errno.EOVERFLOW): "past the end of the other ring's buffers",
+    (_R.REGISTER_EVENTFD, errno.EINVAL): "the descriptor is no eventfd: make one with os.eventfd()",
+    (_R.REGISTER_EVENTFD_ASYNC, errno.EINVAL): (
+        "the descriptor is no eventfd: make one with os.eventfd()"
+    ),
+    (_R.UNREGISTER_PERSONALITY, errno.EINVAL): "it is unregistered already",
+    (_R.REGISTER_RESTRICTIONS, errno.EBADFD): (
+        "the ring is enabled already: make it with SetupFlags.R_DISABLED, and restrict it before"
+        " enable()"
+    ),
+    (_R.REGISTER_RESTRICTIONS, errno.EBUSY): "the ring has its restrictions, and they stay",
+    (_R.REGISTER_RESTRICTIONS, errno.EINVAL): "this kernel lacks an opcode that is named",
+    (_R.REGISTER_CLOCK, errno.EINVAL): (
+        "waiting takes time.CLOCK_MONOTONIC or time.CLOCK_BOOTTIME; since Linux 6.12"
+    ),
+    (_R.REGISTER_NAPI, errno.EINVAL): (
+        "the ring has IOPOLL, ids are tracked dynamically and none can be added, or this kernel"
+        " lacks the call (6.9; static ids 6.13)"
+    ),
+    (_R.REGISTER_NAPI, errno.EEXIST): "the id was added already",
+    (_R.REGISTER_NAPI, errno.ENOENT): "the id was not added",
+    (_R.REGISTER_IOWQ_MAX_WORKERS, errno.EINVAL): "a number of workers is below 2**31",
+    (_R.REGISTER_SYNC_CANCEL, errno.EBADF): "the descriptor is not open, or the slot is empty",
+    (_R.REGISTER_SYNC_CANCEL, errno.EINVAL): (
+        "this kernel lacks the call (6.0), or a way to choose (by opcode: 6.6)"
+    ),
+    (_R.REGISTER_SEND_MSG_RING, errno.EBADFD): "the target is no ring, or is not enabled",
+    (_R.REGISTER_SEND_MSG_RING, errno.EBADF): "the target is not open",
+    (_R.REGISTER_SEND_MSG_RING, errno.EINVAL): "this kernel lacks the call (6.13)",
+    (_R.REGISTER_ZCRX_IFQ, errno.EPERM): "zero-copy receive needs CAP_NET_ADMIN",
+    (_R.REGISTER_ZCRX_IFQ, errno.ENODEV): "there is no such network interface",
+    (_R.REGISTER_ZCRX_IFQ, errno.EOPNOTSUPP): (
+        "the driver of this network interface cannot give its receive queues away"
+    ),
+    (_R.REGISTER_ZCRX_IFQ, errno.EINVAL): (
+        "the ring needs DEFER_TASKRUN and CQE32, and the kernel 6.15"
+    ),
+}
+
 _CLASSES: Final[Mapping[str, type[UringError]]] = {
     "io_uring_setup": SetupError,
     "mmap of the ring": SetupError,
@@ -176,25 +256,40 @@ _CLASSES: Final[Mapping[str, type[UringError]]] = {
 }
 
 
-def call_error(call: str, number: int, *, detail: str = "") -> UringError:
-    """The exception for a system call of the ring itself that failed with errno `number`."""
+def call_error(
+    call: str, number: int, *, detail: str = "", advice: str | None = None
+) -> UringError:
+    """
+    The exception for a system call of the ring itself that failed with errno `number`.
+
+    `advice` stands instead of what is said of this call and errno in general.
+    """
     if call == "io_uring_enter" and number == errno.ESHUTDOWN:
         return RingClosedError("the ring is closed")
-    advice = _ADVICE.get((call, number), "")
-    if callable(advice):
-        advice = advice()
-    parts = [f"{call}: {os.strerror(number)}", advice, detail]
+    why = advice or _ADVICE.get((call, number), "")
+    parts = [f"{call}: {os.strerror(number)}", why() if callable(why) else why, detail]
     cls = _CLASSES[call]
     if cls is SetupError and number in {errno.ENOSYS, errno.EOPNOTSUPP}:
         cls = UnsupportedSetupError
     return cls(number, "; ".join(part for part in parts if part))
 
 
-def operation_error(number: int, note: str, filename: str | bytes | None = None) -> OSError:
-    """The builtin exception for an operation that completed with errno `number`."""
+def register_error(opcode: RegisterOpcode, number: int) -> UringError:
+    """The exception for an io_uring_register(2) that failed with errno `number`."""
+    advice = _REGISTER_ADVICE.get((opcode, number))
+    return call_error("io_uring_register", number, detail=opcode.name, advice=advice)
+
+
+def operation_error(
+    number: int, note: str, filename: str | bytes | tuple[str | bytes, str | bytes] | None = None
+) -> OSError:
+    """The builtin exception for an operation that failed with errno `number`, on a file or two."""
     # A message from another ring can carry any number, also one that strerror() cannot take.
     text = os.strerror(number) if number < 2**31 else f"unknown error {number}"
-    error = OSError(number, text) if filename is None else OSError(number, text, filename)
+    if isinstance(filename, tuple):
+        error = OSError(number, text, filename[0], None, filename[1])
+    else:
+        error = OSError(number, text) if filename is None else OSError(number, text, filename)
     if note:
         error.add_note(note)
     return error

@@ -1,9 +1,9 @@
 """
 What this kernel has: asked of the kernel itself, never guessed from its release.
 
-Opcodes come from REGISTER_PROBE, features from the setup of a ring, setup flags from REGISTER_QUERY
-or, before 6.18, from one trial ring per flag. Nothing is remembered between calls: a process may be
-put under a seccomp filter at any time.
+Opcodes come from REGISTER_PROBE, features from the setup of a ring, all else from REGISTER_QUERY;
+before 6.18 setup flags come from one trial ring per flag, and the rest stays unknown. Nothing is
+remembered between calls: a process may be put under a seccomp filter at any time.
 """
 
 import errno
@@ -18,12 +18,17 @@ from uring._ffi import ffi, lib
 from uring._setup import setup
 from uring.errors import UnsupportedError, call_error
 from uring.flags import (
+    EnterFlags,
     Features,
     Opcode,
     ProbeFlags,
     QueryOpcode,
     RegisterOpcode,
     SetupFlags,
+    SQEFlags,
+    ZcrxAreaFlags,
+    ZcrxFeatures,
+    ZcrxRegisterFlags,
 )
 
 if TYPE_CHECKING:
@@ -37,6 +42,8 @@ _PROBE_OPS_MAX: Final = 256  # an opcode is one byte; the kernel refuses to fill
 
 _QUERY_HEADER: Final = struct.Struct("=QQIIi12x")  # struct io_uring_query_hdr
 _QUERY_OPCODES: Final = struct.Struct("=IIQQQQI4x")  # struct io_uring_query_opcode
+_QUERY_ZCRX: Final = struct.Struct("=QQIIII8x")  # struct io_uring_query_zcrx
+_QUERY_SCQ: Final = struct.Struct("=QQ")  # struct io_uring_query_scq
 
 _F = SetupFlags
 # What must be set beside a flag for the kernel to take it: io_uring_setup(2).
@@ -56,6 +63,36 @@ class HasOpcode(Protocol):
     @property
     def opcode(self) -> int:
         """The opcode that the kernel is asked for."""
+
+
+@attrs.frozen
+class ZcrxQuery:
+    """
+    What the kernel says of zero-copy receive.
+
+    Kernel: 6.19. Source: struct io_uring_query_zcrx in linux/io_uring/query.h.
+    """
+
+    register_flags: ZcrxRegisterFlags
+    area_flags: ZcrxAreaFlags
+    control_count: int
+    """How many commands REGISTER_ZCRX_CTRL has."""
+    features: ZcrxFeatures
+    rq_header_size: int
+    """Bytes before the entries of a refill ring."""
+    rq_header_alignment: int
+
+
+@attrs.frozen
+class ScqQuery:
+    """
+    What the kernel says of the memory of SQ and CQ.
+
+    Kernel: 6.19. Source: struct io_uring_query_scq in linux/io_uring/query.h.
+    """
+
+    header_size: int
+    header_alignment: int
 
 
 @attrs.frozen
@@ -82,11 +119,31 @@ class Probe:
     last_register_opcode: int | None
     """The highest opcode of io_uring_register(2); None before 6.18, where nobody tells."""
 
-    def supports(self, what: Opcode | SetupFlags | Features | HasOpcode) -> bool:
+    opcode_count: int | None = None
+    """How many opcodes the kernel has numbers for; None before 6.18, as for all that follow."""
+
+    enter_flags: EnterFlags | None = None
+    """The flags of io_uring_enter(2) that the kernel knows."""
+
+    sqe_flags: SQEFlags | None = None
+    """The flags of an SQE that the kernel knows."""
+
+    query_count: int | None = None
+    """How many of `QueryOpcode` the kernel answers."""
+
+    zcrx: ZcrxQuery | None = None
+    """What it says of zero-copy receive; None before 6.19."""
+
+    scq: ScqQuery | None = None
+    """What it says of the memory of a ring; None before 6.19."""
+
+    def supports(self, what: Opcode | RegisterOpcode | SetupFlags | Features | HasOpcode) -> bool:
         """
         Return whether the kernel has it: an opcode, an operation or its class, flags, features.
 
-        Of an operation only the opcode is looked at. A mode that came later under the same number
+        Of a `RegisterOpcode` it says whether the kernel has the number; before 6.18 nobody tells,
+        and what came after REGISTER_PROBE, by which this was found, counts as missing. Of an
+        operation only the opcode is looked at. A mode that came later under the same number
         (the multishot forms, a flag) is not told apart: its docstring names its kernel release.
 
         Args:
@@ -99,11 +156,14 @@ class Probe:
             return what & self.setup_flags == what
         if isinstance(what, Features):
             return what & self.features == what
+        if isinstance(what, RegisterOpcode):
+            last = self.last_register_opcode
+            return what <= (RegisterOpcode.REGISTER_PROBE if last is None else last)
         opcode = what if isinstance(what, Opcode) else getattr(what, "opcode", None)
         if not isinstance(opcode, int):
             raise TypeError(
-                "supports() takes an Opcode, an operation or its class, SetupFlags, or Features;"
-                f" not {what!r}"
+                "supports() takes an Opcode, an operation or its class, a RegisterOpcode,"
+                f" SetupFlags, or Features; not {what!r}"
             )
         return opcode in self.opcodes
 
@@ -127,15 +187,42 @@ def probe() -> Probe:
     )
     try:
         opcodes = frozenset(_probe_opcodes(ring))
-        setup_flags, last_register_opcode = _query_opcodes(ring) or (_try_setup_flags(ring), None)
+        queried = _query_opcodes(ring)
+        setup_flags = queried[3] if queried else _try_setup_flags(ring)
+        zcrx = query(ring, QueryOpcode.ZCRX, _QUERY_ZCRX) if queried else None
+        scq = query(ring, QueryOpcode.SCQ, _QUERY_SCQ) if queried else None
     finally:
         lib.uring_exit(ring)
     return Probe(
         release=os.uname().release,
         opcodes=opcodes,
         features=params.features,
-        setup_flags=setup_flags,
-        last_register_opcode=last_register_opcode,
+        setup_flags=SetupFlags(setup_flags),
+        last_register_opcode=queried[1] - 1 if queried else None,
+        opcode_count=queried[0] if queried else None,
+        enter_flags=EnterFlags(queried[4]) if queried else None,
+        sqe_flags=SQEFlags(queried[5]) if queried else None,
+        query_count=queried[6] if queried else None,
+        zcrx=_zcrx_query(*zcrx) if zcrx else None,
+        scq=ScqQuery(*scq) if scq else None,
+    )
+
+
+def last_register_opcode(ring: "CData") -> int | None:
+    """The highest opcode of io_uring_register(2), asked through an open ring; None as in Probe."""
+    queried = _query_opcodes(ring)
+    return queried[1] - 1 if queried else None
+
+
+def _zcrx_query(
+    register_flags: int, area_flags: int, control_count: int, features: int, *header: int
+) -> ZcrxQuery:
+    return ZcrxQuery(
+        ZcrxRegisterFlags(register_flags),
+        ZcrxAreaFlags(area_flags),
+        control_count,
+        ZcrxFeatures(features),
+        *header,
     )
 
 
@@ -158,21 +245,19 @@ def _probe_opcodes(ring: "CData") -> "Iterator[Opcode]":
             yield Opcode(number)
 
 
-def _query_opcodes(ring: "CData") -> tuple[SetupFlags, int] | None:
-    """Ask for (the setup flags, the last register opcode); None where one cannot ask."""
-    query = bytearray(_QUERY_HEADER.size + _QUERY_OPCODES.size)
-    pin, address, _ = _memory.writable(query)
-    _QUERY_HEADER.pack_into(
-        query, 0, 0, address + _QUERY_HEADER.size, QueryOpcode.OPCODES, _QUERY_OPCODES.size, 0
-    )
+def _query_opcodes(ring: "CData") -> tuple[int, ...] | None:
+    return query(ring, QueryOpcode.OPCODES, _QUERY_OPCODES)
+
+
+def query(ring: "CData", opcode: QueryOpcode, answer: struct.Struct) -> tuple[int, ...] | None:
+    """Ask the kernel through an open ring; None where one cannot ask for this."""
+    record = bytearray(_QUERY_HEADER.size + answer.size)
+    pin, address, _ = _memory.writable(record)
+    _QUERY_HEADER.pack_into(record, 0, 0, address + _QUERY_HEADER.size, opcode, answer.size, 0)
     if lib.uring_register(ring, RegisterOpcode.REGISTER_QUERY, pin, 0) < 0:
         return None
-    *_, result = _QUERY_HEADER.unpack_from(query)
-    if result < 0:
-        return None
-    answer = _QUERY_OPCODES.unpack_from(query, _QUERY_HEADER.size)
-    _, register_count, _, setup_flags, *_ = answer
-    return SetupFlags(setup_flags), register_count - 1
+    *_, result = _QUERY_HEADER.unpack_from(record)
+    return None if result < 0 else answer.unpack_from(record, _QUERY_HEADER.size)
 
 
 def _try_setup_flags(ring: "CData") -> SetupFlags:

@@ -49,24 +49,22 @@ from typing import TYPE_CHECKING, Final, NoReturn, Self
 from uring import _teardown
 from uring._completion import deadline_ns
 from uring._core import CLOSED, FORKED
-from uring._ffi import ffi, lib
+from uring._ffi import lib
 from uring._inflight import InFlight
 from uring._providing import ProvideSide
+from uring._registering import RegisterSide
 from uring._setup import RingParams, check_range, setup
 from uring._streaming import StreamSide
 from uring._views import CompletionQueueView, SubmissionQueueView
 from uring.completions import EMPTY, close_all, uncollected_descriptors
 from uring.errors import EnterError, RingClosedError
 from uring.flags import Features, Opcode, RegisterOpcode, SetupFlags
+from uring.registry._base import Held
 from uring.registry.cancel import CANCEL_ANSWERS, sync_cancel_any
-from uring.registry.files import files_argument, update_argument
-from uring.sqe import SQE, UINT32_MAX, HasFileno
+from uring.sqe import SQE, UINT32_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from types import TracebackType
-
-    from uring._uring import CData
 
 NO_SETUP_FLAGS: Final = SetupFlags(0)
 _uring_submit_one: Final = lib.uring_submit_one
@@ -77,7 +75,7 @@ def _packed(number: int) -> bytes:
     return number.to_bytes(8, sys.byteorder)
 
 
-class Ring(StreamSide, ProvideSide):
+class Ring(StreamSide, RegisterSide, ProvideSide):
     """
     An io_uring: a submission queue and a completion queue shared with the kernel.
 
@@ -140,23 +138,6 @@ class Ring(StreamSide, ProvideSide):
     def fd(self) -> int:
         """The ring's descriptor; -1 once the ring is closed."""
         return self._fd
-
-    def fileno(self) -> int:
-        """
-        Return the descriptor, for poll(2) and the like: readable when completions are there.
-
-        Never so with DEFER_TASKRUN, which posts completions only when the ring is entered.
-
-        Raises:
-            RingClosedError: the ring is closed.
-        """
-        self._check_open()
-        return self._fd
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close()` was called, or the ring was left behind by a fork."""
-        return self._refusal is not None
 
     @property
     def params(self) -> RingParams:
@@ -277,82 +258,6 @@ class Ring(StreamSide, ProvideSide):
             self._wait(wait_nr, end_ns)
         return submitted & UINT32_MAX
 
-    # ---- registering ----
-
-    def register_files(self, fds: "Iterable[int | HasFileno]") -> None:
-        """
-        Register files, so that operations can name them `Fixed(index)`, in the order given.
-
-        The kernel takes its own reference: the descriptors may be closed afterwards.
-
-        Args:
-            fds: descriptors or objects with `fileno()`; -1 leaves a slot empty.
-
-        Raises:
-            RegisterError: EBUSY, files are registered already -> unregister or update them; EBADF,
-                one is not open; EMFILE, more than RLIMIT_NOFILE.
-
-        Kernel: 5.1; empty slots 5.5. liburing: io_uring_register_files(3).
-        """
-        files, count = files_argument(fds)
-        self._register(RegisterOpcode.REGISTER_FILES, files, count)
-
-    def register_files_update(self, offset: int, fds: "Iterable[int | HasFileno]") -> int:
-        """
-        Replace registered files from slot `offset` on.
-
-        Operations in flight keep the file that they started with.
-
-        Args:
-            offset: the first slot, from 0.
-            fds: descriptors or objects with `fileno()`; -1 empties a slot, -2 leaves it alone.
-
-        Returns:
-            How many slots were updated.
-
-        Raises:
-            RegisterError: ENXIO, nothing is registered; EINVAL, past the end of the table.
-
-        Kernel: 5.5; -2: 5.12. liburing: io_uring_register_files_update(3).
-        """
-        check_range("offset", offset, 0, UINT32_MAX)
-        update, _keep, count = update_argument(offset, fds)
-        return self._register(RegisterOpcode.REGISTER_FILES_UPDATE, update, count)
-
-    def unregister_files(self) -> None:
-        """
-        Unregister all files.
-
-        Raises:
-            RegisterError: ENXIO, none are registered.
-
-        Kernel: 5.1. liburing: io_uring_unregister_files(3).
-        """
-        self._register(RegisterOpcode.UNREGISTER_FILES, ffi.NULL, 0)
-
-    def enable(self) -> None:
-        """
-        Enable a ring that was made with `SetupFlags.R_DISABLED`.
-
-        With SINGLE_ISSUER the calling thread becomes its owner.
-
-        Raises:
-            RegisterError: EBADFD, the ring is enabled already.
-
-        Kernel: 5.10. liburing: io_uring_enable_rings(3).
-        """
-        self._register(RegisterOpcode.REGISTER_ENABLE_RINGS, ffi.NULL, 0)
-        self._is_disabled = False
-        self._own()
-        self._is_plain = self._can_be_plain
-
-    def _register(self, opcode: RegisterOpcode, argument: "CData", count: int) -> int:
-        self._check_use()
-        result = lib.uring_register(self._shim, opcode, argument, count)
-        if result < 0:
-            self._fail("io_uring_register", result, detail=opcode.name)
-        return result
-
     # ---- closing ----
 
     def close(self) -> None:
@@ -415,6 +320,7 @@ class Ring(StreamSide, ProvideSide):
         lib.uring_exit(self._shim)
         self._fd = -1
         self._in_flight = InFlight()
+        self._held = Held()
         self._pending[:] = [0]
 
     def _finish(self, seconds: float) -> None:
@@ -440,16 +346,17 @@ class Ring(StreamSide, ProvideSide):
                 lib.uring_exit(self._shim)
         self._fd = -1
         _teardown.forget(self)
-        for block in list(self._blocks.values()):
+        for block in list(self._held.groups.values()):
             lib.uring_buffers_close(block.shim)
         if self._in_flight:
-            _teardown.keep_for_ever((self._in_flight, self._blocks, self._provided, self._retired))
+            _teardown.keep_for_ever((self._in_flight, self._held))
             warnings.warn(
                 f"{len(self._in_flight)} operations of a ring could not be taken back from the"
                 f" kernel within {seconds} s; their memory is kept until the process ends",
                 RuntimeWarning,
                 stacklevel=3,
             )
+        self._held = Held()
 
     def _owner_lives(self) -> bool:
         thread = self._owner_object()

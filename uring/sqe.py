@@ -27,6 +27,7 @@ import attrs
 from uring.flags import (
     FILE_INDEX_ALLOC,
     AcceptFlags,
+    CQEFlags,
     Opcode,
     PollFlags,
     SendRecvFlags,
@@ -40,10 +41,9 @@ UINT32_MAX: Final = 2**32 - 1
 UINT64_MAX: Final = 2**64 - 1
 NO_FLAGS: Final = SQEFlags(0)
 
-# The last eight bytes (__pad2, attr_type_mask) are zero in every operation of this package.
 _RECORD: Final = struct.Struct("=BBHiQQIIQHHIQQ")
 record_pack: Final = _RECORD.pack
-"""Encode the fields in the order of `_FIELDS`, and a 0; struct.error when one does not fit."""
+"""Encode the fields in the order of `_FIELDS`; struct.error when one does not fit."""
 
 _FIELDS: Final = (
     ("opcode", 0, 2**8 - 1),
@@ -59,6 +59,7 @@ _FIELDS: Final = (
     ("personality", 0, 2**16 - 1),
     ("splice_fd_in", 0, UINT32_MAX),
     ("addr3", 0, UINT64_MAX),
+    ("attr_type_mask", 0, UINT64_MAX),
 )
 
 _FIXED_FILE: Final = int(SQEFlags.FIXED_FILE)
@@ -124,6 +125,21 @@ def file_index(slot: Slot | None) -> int:
     if not isinstance(slot, Fixed):
         raise TypeError(f"a slot is Fixed(index) or AUTO, not {slot!r}")
     return slot.index + 1
+
+
+def check_message_flags(cqe_flags: int) -> int:
+    """
+    Return flags that a message gives to a completion.
+
+    SKIP and F_32 say how long a CQE is; with them the target would misread all that follow.
+    """
+    if not isinstance(cqe_flags, int) or isinstance(cqe_flags, bool):
+        raise TypeError(f"cqe_flags must be an int, not {cqe_flags!r}")
+    if not 0 <= cqe_flags <= UINT32_MAX:
+        raise ValueError(f"cqe_flags must be in 0..{UINT32_MAX}, not {cqe_flags}")
+    if cqe_flags & (CQEFlags.SKIP | CQEFlags.F_32):
+        raise ValueError("cqe_flags must not have SKIP or F_32: the kernel alone sets them")
+    return cqe_flags
 
 
 class HasBgid(Protocol):
@@ -205,6 +221,10 @@ def is_multishot(record: bytes) -> bool:
     return bool(int.from_bytes(record[field], sys.byteorder) & flag)
 
 
+Filename = str | bytes | tuple[str | bytes, str | bytes] | None
+"""What an error names: a path, two of them, or none."""
+
+
 class Queueable:
     """
     What a ring can queue. Not for use by itself: see `Operation` and `SQE`.
@@ -273,7 +293,7 @@ class Queueable:
         """The new descriptors of this process that a result >= 0 stands for."""
         return (res,) if self._makes_descriptor else ()
 
-    def _error_context(self, _number: int) -> tuple[str, str | bytes | None]:
+    def _error_context(self, _number: int) -> tuple[str, Filename]:
         return f"in {self!r}", None
 
     def sqe(self, user_data: int = 0) -> "SQE":
@@ -329,6 +349,7 @@ class SQE(Queueable):
     personality: int = 0
     splice_fd_in: int = 0
     addr3: int = 0
+    attr_type_mask: int = 0
 
     _prepared = False
 
@@ -342,7 +363,7 @@ class SQE(Queueable):
         fields = attrs.astuple(self, recurse=False)
         fields = (*fields[:4], UINT64_MAX if self.off == -1 else self.off, *fields[5:])
         try:
-            return record_pack(*fields, 0)
+            return record_pack(*fields)
         except struct.error:
             explain(*fields)
             raise
@@ -350,7 +371,7 @@ class SQE(Queueable):
     @classmethod
     def decode(cls, record: bytes, user_data: int | None = None) -> Self:
         """Read the record back; `user_data`, when given, replaces the one in it."""
-        opcode, flags, *rest = _RECORD.unpack(record)[:-1]
+        opcode, flags, *rest = _RECORD.unpack(record)
         if user_data is not None:
             rest[6] = user_data
         return cls(opcode, SQEFlags(flags), *rest)

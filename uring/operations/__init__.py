@@ -10,9 +10,30 @@ takes a buffer from a group, `_socket_flags` the flags that sockets have in comm
 
 from uring.operations._base import Operation
 from uring.operations.control import AsyncCancel, Nop
-from uring.operations.files import Close, Fsync, Read, Readv, Write, Writev
+from uring.operations.files import (
+    Close,
+    Fsync,
+    Read,
+    ReadMultishot,
+    ReadSelect,
+    Readv,
+    SyncFileRange,
+    Write,
+    Writev,
+)
+from uring.operations.fixed import ReadFixed, ReadvFixed, WriteFixed, WritevFixed
 from uring.operations.messages import Recvmsg, RecvmsgMultishot, RecvmsgSelect, Sendmsg
-from uring.operations.paths import Openat
+from uring.operations.paths import (
+    Linkat,
+    Mkdirat,
+    Openat,
+    Openat2,
+    Renameat,
+    Statx,
+    Symlinkat,
+    Unlinkat,
+)
+from uring.operations.pipes import Pipe, Splice, Tee
 from uring.operations.polling import PollAdd, PollRemove
 from uring.operations.socket_commands import (
     Getsockname,
@@ -31,6 +52,7 @@ from uring.operations.sockets import (
     Shutdown,
     Socket,
 )
+from uring.operations.space import Fadvise, Fallocate, Ftruncate, Madvise
 from uring.operations.timeouts import LinkTimeout, Timeout, TimeoutRemove
 from uring.operations.transfers import (
     Recv,
@@ -44,6 +66,7 @@ from uring.operations.transfers import (
     Sendto,
     SendVectorized,
 )
+from uring.operations.xattrs import Fgetxattr, Fsetxattr, Getxattr, Setxattr
 from uring.operations.zerocopy import (
     RecvZc,
     SendmsgZc,
@@ -60,18 +83,33 @@ __all__ = [
     "Bind",
     "Close",
     "Connect",
+    "Fadvise",
+    "Fallocate",
+    "Fgetxattr",
+    "Fsetxattr",
     "Fsync",
+    "Ftruncate",
     "Getsockname",
     "Getsockopt",
+    "Getxattr",
     "LinkTimeout",
+    "Linkat",
     "Listen",
+    "Madvise",
+    "Mkdirat",
     "Nop",
     "Openat",
+    "Openat2",
     "Operation",
+    "Pipe",
     "PollAdd",
     "PollRemove",
     "Read",
+    "ReadFixed",
+    "ReadMultishot",
+    "ReadSelect",
     "Readv",
+    "ReadvFixed",
     "Recv",
     "RecvBundle",
     "RecvBundleMultishot",
@@ -81,6 +119,7 @@ __all__ = [
     "Recvmsg",
     "RecvmsgMultishot",
     "RecvmsgSelect",
+    "Renameat",
     "Send",
     "SendBundle",
     "SendSelect",
@@ -93,13 +132,22 @@ __all__ = [
     "SendmsgZcFixed",
     "Sendto",
     "Setsockopt",
+    "Setxattr",
     "Shutdown",
     "Siocinq",
     "Siocoutq",
     "Socket",
+    "Splice",
+    "Statx",
+    "Symlinkat",
+    "SyncFileRange",
+    "Tee",
     "Timeout",
     "TimeoutRemove",
     "TxTimestamp",
+    "Unlinkat",
     "Write",
+    "WriteFixed",
     "Writev",
+    "WritevFixed",
 ]

@@ -7,6 +7,7 @@ completion means. Everything else is here, once.
 """
 
 import struct
+import sys
 from collections.abc import Iterable
 from typing import Any, ClassVar, Final, Literal, TypeVar, dataclass_transform
 
@@ -19,6 +20,7 @@ from uring.flags import Opcode, SQEFlags
 from uring.sqe import (
     AUTO,
     NO_FLAGS,
+    UINT64_MAX,
     FileLike,
     Fixed,
     Queueable,
@@ -64,6 +66,24 @@ def all_lent() -> Any:
         converter=_as_tuple,
         repr=lambda buffers: f"<{type(buffers).__name__} of buffers>",
     )
+
+
+def position(offset: Any) -> int:
+    """``sqe->off`` for a file offset: -1 is the file's own position."""
+    if not isinstance(offset, int):
+        raise TypeError(f"offset must be an integer, not {offset!r}")
+    if offset < -1:
+        raise ValueError(f"offset must be 0 or more, or -1 for the file's position; not {offset}")
+    return UINT64_MAX if offset == -1 else offset
+
+
+def stream(write_stream: Any) -> int:
+    """``sqe->write_stream``, the first byte of ``sqe->splice_fd_in``."""
+    if not isinstance(write_stream, int):
+        raise TypeError(f"write_stream must be an integer, not {write_stream!r}")
+    if not 0 <= write_stream <= 255:
+        raise ValueError(f"write_stream must be in 0..255, not {write_stream}")
+    return write_stream << 24 if sys.byteorder == "big" else write_stream
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(attrs.field, with_care, lent, all_lent))
@@ -181,6 +201,11 @@ class MakesFile(Operation):
     @property
     def _makes_descriptor(self) -> bool:  # type: ignore[override]  # of the class, for the others
         return self.slot is None
+
+    @property
+    def _is_sole(self) -> bool:  # type: ignore[override]  # the same
+        # Under one number with another that makes a descriptor, nobody could tell which res is one.
+        return self.slot is not None
 
     def _result(self, res: int, _memory: object, _flags: int) -> object:
         """Return the new descriptor, or the slot that was filled."""

@@ -3,6 +3,7 @@
 import errno
 
 from uring.operations._base import Operation, operation
+from uring.sqe import Filename
 
 
 @operation
@@ -14,7 +15,7 @@ class Targeting(Operation):
     def _encode(self) -> tuple[bytes, object]:
         return self._pack(addr=self.target), None
 
-    def _error_context(self, number: int) -> tuple[str, str | bytes | None]:
+    def _error_context(self, number: int) -> tuple[str, Filename]:
         note, filename = super()._error_context(number)
         if number == errno.ENOENT:
             note += ": nothing in flight has this user_data; it has ended, or never was submitted"

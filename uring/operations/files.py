@@ -2,13 +2,15 @@
 
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
 from uring import _memory
+from uring._leases import Lease
 from uring._memory import BYTES, address_of, lend
-from uring.flags import FsyncFlags, Opcode
+from uring.file_flags import SyncFileRangeFlags
+from uring.flags import FsyncFlags, Opcode, SQEFlags
 from uring.operations._base import (
     Operation,
     all_lent,
@@ -16,26 +18,30 @@ from uring.operations._base import (
     lent,
     operation,
     pack_lent,
+    position,
+    stream,
+    with_care,
 )
-from uring.sqe import UINT64_MAX, FileLike, Fixed
+from uring.sqe import FileLike, Fixed, Group, buffer_group
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from typing_extensions import Buffer
 
-__all__ = ["Close", "Fsync", "Read", "Readv", "Write", "Writev"]
+__all__ = [
+    "Close",
+    "Fsync",
+    "Read",
+    "ReadMultishot",
+    "ReadSelect",
+    "Readv",
+    "SyncFileRange",
+    "Write",
+    "Writev",
+]
 
 _CLOSE_TAKES: Final = "Close() takes a descriptor number or Fixed(index)"
-
-
-def _position(offset: Any) -> int:
-    """``sqe->off`` for a file offset: -1 is the file's own position."""
-    if not isinstance(offset, int):
-        raise TypeError(f"offset must be an integer, not {offset!r}")
-    if offset < -1:
-        raise ValueError(f"offset must be 0 or more, or -1 for the file's position; not {offset}")
-    return UINT64_MAX if offset == -1 else offset
 
 
 def _encoder(opcode: int, *, writable: bool) -> Callable[[Any], tuple[bytes, object]]:
@@ -60,7 +66,7 @@ def _encoder(opcode: int, *, writable: bool) -> Callable[[Any], tuple[bytes, obj
                 ), pin
             except (struct.error, TypeError, ValueError, BufferError):
                 pass  # told apart below, as is what is rare
-        off = _position(offset)
+        off = position(offset)
         return encode_lent(self, opcode, self._buffer, writable, off, self._rw_flags, self._ioprio)
 
     return _encode
@@ -174,11 +180,13 @@ class Writev(Operation):
         offset: where to write, in bytes; -1 uses and moves the file's position.
         rw_flags: RWF_* flags, as os.pwritev has them.
         ioprio: I/O priority, as ioprio_set(2) has it; 0 is the thread's own.
+        write_stream: where a block device with several write streams (FDP) puts the data, from 1;
+            0 is its default. Others take no notice. `Write` has no such field, to stay fast.
 
     Lifetime: every buffer is pinned until the completion.
     Completion: res is the number of bytes written in all.
 
-    Kernel: 5.1. liburing: io_uring_prep_writev2(3).
+    Kernel: 5.1; write_stream 6.16. liburing: io_uring_prep_writev2(3).
     """
 
     opcode = Opcode.WRITEV
@@ -188,15 +196,115 @@ class Writev(Operation):
     offset: int = 0
     rw_flags: int = attrs.field(default=0, kw_only=True)
     ioprio: int = attrs.field(default=0, kw_only=True)
+    write_stream: int = attrs.field(default=0, kw_only=True)
 
     def _encode(self) -> tuple[bytes, object]:
-        return _encode_vector(self, write=False)
+        return _encode_vector(self, write=False, write_stream=self.write_stream)
 
 
-def _encode_vector(self: Any, *, write: bool) -> tuple[bytes, object]:
+def _encode_vector(self: Any, *, write: bool, write_stream: int = 0) -> tuple[bytes, object]:
     pins, address, count = _memory.iovecs(self._buffers, write=write)
-    off = _position(self._offset)
-    return self._pack(self._fd, off, address, count, self._rw_flags, self._ioprio), pins
+    off, splice_fd_in = position(self._offset), stream(write_stream)
+    options = self._rw_flags, self._ioprio, 0, splice_fd_in
+    return self._pack(self._fd, off, address, count, *options), pins
+
+
+class _Selects(Operation):
+    """A read into a buffer that the kernel takes from a group when there is something to read."""
+
+    __slots__ = ()
+
+    _keeps_memory = True
+
+    def _encode(self: Any) -> tuple[bytes, object]:
+        record = self._pack(
+            self._fd,
+            off=position(self._offset),
+            len=self._length,
+            op_flags=self._rw_flags,
+            ioprio=self._ioprio,
+            buf_index=buffer_group(self._group),
+            sqe_flags=SQEFlags.BUFFER_SELECT,
+        )
+        return record, None if type(self._group) is int else self._group
+
+    def _result(self, res: int, memory: object, _flags: int) -> object:
+        return memory if isinstance(memory, Lease) else res
+
+
+@operation
+class ReadSelect(_Selects):
+    """
+    Read once from a file into a provided buffer. Equivalent: pread(2).
+
+    The buffer is taken when there is something to read, so that reads that wait hold no memory.
+
+    Args:
+        fd: the file.
+        group: where the buffer comes from: a `BufferRing`, or the number of a group.
+        length: how much to read at most, in bytes; 0 for as much as the buffer holds. It never
+            reads more than that.
+        offset: where to read, in bytes; -1 uses and moves the file's position.
+        rw_flags: RWF_* flags, as os.preadv has them.
+        ioprio: I/O priority, as ioprio_set(2) has it; 0 is the thread's own.
+
+    Completion: res is the number of bytes read, 0 at the end of the file, which takes a buffer as
+        well on files (on pipes, none); `CQE.buffer_id` says which. `result()` is the `Lease` of the
+        buffer when the group is a `BufferRing`, else the number of bytes.
+    Raises: from `CQE.result()`, OSError with ENOBUFS when the group has no buffer, or is not there.
+
+    Kernel: 5.6; groups 5.7. liburing: io_uring_prep_read(3), IOSQE_BUFFER_SELECT.
+    """
+
+    opcode = Opcode.READ
+
+    fd: FileLike
+    group: Group
+    length: int = attrs.field(default=0, kw_only=True)
+    offset: int = attrs.field(default=0, kw_only=True)
+    rw_flags: int = attrs.field(default=0, kw_only=True)
+    ioprio: int = attrs.field(default=0, kw_only=True)
+
+    _prepared: Literal[False] = with_care()
+
+
+@operation
+class ReadMultishot(_Selects):
+    """
+    Read from a pipe or the like whenever there is something, each time into a provided buffer.
+
+    One submission, any number of completions: as long as `CQE.more`, further ones follow. Ends at
+    the end of the file, at an error, when the group has no buffer left, and when the completion
+    queue has overflowed: queue it again then.
+
+    Args:
+        fd: a file that can be polled: a pipe, a terminal, a tun device.
+        group: where the buffers come from: a `BufferRing`, or the number of a group.
+        length: how much to read at a time. Linux 6.18 takes only 0, as much as a buffer holds, and
+            answers EINVAL to anything else.
+        offset: of no meaning for a pipe.
+        rw_flags: RWF_* flags, as os.preadv has them.
+        ioprio: I/O priority, as ioprio_set(2) has it; 0 is the thread's own.
+
+    Completion: res is the number of bytes read, in the buffer that `CQE.buffer_id` names; on the
+        last one 0 at the end of the file, or an error, without a buffer. `result()` is the `Lease`
+        of the buffer when the group is a `BufferRing`, else the number of bytes.
+    Raises: from `CQE.result()`, OSError with ENOBUFS when the group has no buffer, or is not there;
+        with EBADFD when the file cannot be polled, as those on a disk.
+
+    Kernel: 6.7. liburing: io_uring_prep_read_multishot(3).
+    """
+
+    opcode = Opcode.READ_MULTISHOT
+
+    fd: FileLike
+    group: Group
+    length: int = attrs.field(default=0, kw_only=True)
+    offset: int = attrs.field(default=0, kw_only=True)
+    rw_flags: int = attrs.field(default=0, kw_only=True)
+    ioprio: int = attrs.field(default=0, kw_only=True)
+
+    _prepared: Literal[False] = with_care()
 
 
 @operation
@@ -209,8 +317,14 @@ class Fsync(Operation):
     Args:
         fd: the file.
         datasync: leave out metadata that is not needed to read the data back.
+        offset: where the part begins that must be flushed, in bytes. The file system may flush
+            more, and many flush all.
+        length: how long that part is; with 0, and offset 0, all of the file.
 
     Completion: res is 0.
+
+    Raises:
+        ValueError: an offset without a length: the kernel would flush next to nothing -> give both.
 
     Kernel: 5.1. liburing: io_uring_prep_fsync(3).
     """
@@ -219,9 +333,47 @@ class Fsync(Operation):
 
     fd: FileLike
     datasync: bool = False
+    offset: int = attrs.field(default=0, kw_only=True)
+    length: int = attrs.field(default=0, kw_only=True)
 
     def _encode(self) -> tuple[bytes, object]:
-        return self._pack(self.fd, op_flags=FsyncFlags.DATASYNC if self.datasync else 0), None
+        flags = FsyncFlags.DATASYNC if self.datasync else 0
+        if self.offset and not self.length:  # else up to the byte at offset: fs/sync.c has an end
+            raise ValueError("an offset needs a length: 0 does not mean up to the end here")
+        return self._pack(self.fd, off=self.offset, len=self.length, op_flags=flags), None
+
+
+@operation
+class SyncFileRange(Operation):
+    """
+    Write a part of a file back from the page cache. Equivalent: sync_file_range(2).
+
+    Makes nothing durable: neither metadata, such as where a new block is, nor the device's own
+    cache are flushed. For that there is `Fsync`.
+
+    Args:
+        fd: the file.
+        offset: where the part begins, in bytes.
+        length: how long it is, at most 2**32 - 1 bytes; 0 for up to the end of the file.
+        sync_range_flags: `SyncFileRangeFlags`: WAIT_BEFORE, WRITE, WAIT_AFTER, in this order.
+
+    Completion: res is 0.
+
+    Kernel: 5.2. liburing: io_uring_prep_sync_file_range(3).
+    """
+
+    opcode = Opcode.SYNC_FILE_RANGE
+
+    fd: FileLike
+    offset: int = attrs.field(default=0, kw_only=True)
+    length: int = attrs.field(default=0, kw_only=True)
+    sync_range_flags: SyncFileRangeFlags = attrs.field(
+        default=SyncFileRangeFlags.WRITE_AND_WAIT, kw_only=True
+    )
+
+    def _encode(self) -> tuple[bytes, object]:
+        flags = self.sync_range_flags
+        return self._pack(self.fd, off=self.offset, len=self.length, op_flags=flags), None
 
 
 @operation

@@ -1,1 +1,1 @@
-"""What a ring is told through io_uring_register(2): `files` and `cancel`, so far."""
+"""What a ring is told through io_uring_register(2), by subject; `_base` is what they share."""

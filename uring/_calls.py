@@ -1,0 +1,241 @@
+"""
+What a ring asks of the kernel past its queues, through io_uring_register(2).
+
+Here are the call itself and what its answers mean, what is done by a call alone (enabling,
+cancelling, sending), and what the ring holds for all that `registry` registers.
+"""
+
+import contextlib
+import errno
+import time
+from typing import TYPE_CHECKING, Final
+
+from uring import _memory
+from uring._completion import deadline_ns
+from uring._core import Core
+from uring._ffi import ffi, lib
+from uring._setup import check_range
+from uring._submission import ring_behind
+from uring.errors import RingClosedError, UnsupportedError, UringError, register_error
+from uring.flags import MsgRingFlags, Opcode, RegisterOpcode
+from uring.probe import last_register_opcode
+from uring.registry import cancel as _cancel
+from uring.registry._base import descriptor_of
+from uring.sqe import (
+    SQE,
+    UINT32_MAX,
+    UINT64_MAX,
+    FileLike,
+    HasFileno,
+    check_message_flags,
+    descriptor,
+)
+
+if TYPE_CHECKING:
+    from uring._uring import CData
+
+_CANCEL_SLICE_NS: Final = 100_000_000  # so that a close() need not wait for one who cancels
+_OF_THE_RING: Final = frozenset({errno.ESHUTDOWN, errno.EOWNERDEAD})
+
+
+class CallSide(Core):
+    """Calling the kernel."""
+
+    def fileno(self) -> int:
+        """
+        Return the descriptor, for poll(2) and the like: readable when completions are there.
+
+        Never so with DEFER_TASKRUN, which posts completions only when the ring is entered.
+
+        Raises:
+            RingClosedError: the ring is closed.
+        """
+        self._check_open()
+        return self._fd
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close()` was called, or the ring was left behind by a fork."""
+        return self._refusal is not None
+
+    @property
+    def in_flight(self) -> int:
+        """How many operations are in flight; see Ring."""
+        raise NotImplementedError
+
+    def enable(self) -> None:
+        """
+        Enable a ring that was made with `SetupFlags.R_DISABLED`.
+
+        With SINGLE_ISSUER the calling thread becomes its owner.
+
+        Raises:
+            RegisterError: EBADFD, the ring is enabled already; EACCES, the same, and a restriction
+                forbids even this.
+
+        Kernel: 5.10. liburing: io_uring_enable_rings(3).
+        """
+        self._register(RegisterOpcode.REGISTER_ENABLE_RINGS, ffi.NULL, 0)
+        self._is_disabled = False
+        self._own()
+        self._is_plain = self._can_be_plain
+
+    # ---- at once: cancelling and sending ----
+
+    def cancel(
+        self,
+        target: int | None = None,
+        *,
+        fd: FileLike | None = None,
+        opcode: Opcode | None = None,
+        any: bool = False,
+        all: bool = False,
+        timeout: float | None = None,
+    ) -> int:
+        """
+        Cancel operations in flight, and wait until those that are running have ended.
+
+        Goes past the submission queue. What is queued and not submitted is not found. The
+        completions of the targets come as ever: with ECANCELED, or with a result.
+
+        Args:
+            target: their user_data.
+            fd: their file (kernel 6.0).
+            opcode: their opcode (kernel 6.6).
+            any: whatever is in flight; stands alone.
+            all: not only the first that all of the above are true of.
+            timeout: in seconds, for how long to wait; None waits without end.
+
+        Returns:
+            How many were found: with `all` or `any` a count, else 1; 0 when there was none, and
+            seldom also when it was just passing to a worker thread. When it had to wait, the count
+            is not certain, but at least 1.
+
+        Raises:
+            TimeoutError: something is still running -> its completion comes when it has ended.
+            RegisterError: EBADF, `fd` is not open.
+
+        Kernel: 6.0. liburing: io_uring_register_sync_cancel(3).
+        """
+        choice = _cancel.chosen(target, fd, opcode, any=any, all=all)
+        end_ns = deadline_ns(timeout)
+        waited = False
+        while True:
+            left_ns = _CANCEL_SLICE_NS
+            if end_ns >= 0:
+                left_ns = min(max(end_ns - time.monotonic_ns(), 0), left_ns)
+            self._check_use()
+            argument = _cancel.cancel_argument(choice, left_ns)
+            opcode_ = RegisterOpcode.REGISTER_SYNC_CANCEL
+            result = lib.uring_register(self._shim, opcode_, argument, 1)
+            if result >= 0:
+                return result if any or (all and not waited) else max(result, 1)
+            if result == -errno.ENOENT:
+                return int(waited)
+            if result not in {-errno.ETIME, -errno.EINTR}:
+                self._raise(opcode_, result)
+            waited = waited or result == -errno.ETIME
+            if 0 <= end_ns <= time.monotonic_ns():
+                raise TimeoutError(errno.ETIME, "what was to be cancelled is still running")
+
+    def send_message(
+        self,
+        target: "CallSide | int | HasFileno",
+        user_data: int,
+        res: int = 0,
+        *,
+        cqe_flags: int | None = None,
+    ) -> None:
+        """
+        Post a completion to a ring, at once and past all queues. Equivalent: MsgRing.
+
+        This ring only lends itself to the call: any thread may make it, and the target may be this
+        ring.
+
+        Args:
+            target: the ring that gets the completion, one of this process.
+            user_data: the completion's, 0..2**64 - 1.
+            res: the completion's, -2**31..2**31 - 1.
+            cqe_flags: the completion's flags, but for those that tell its size, SKIP and F_32; None
+                leaves them 0.
+
+        Raises:
+            RegisterError: EBADFD, the target is no ring, or not enabled; EOVERFLOW, its completion
+                queue is full and the kernel has no memory.
+            ValueError: something in flight on the target has this user_data, or the target is a
+                ring of another process.
+            RingClosedError: this ring or the target is closed.
+
+        Kernel: 6.13. liburing: io_uring_register_sync_msg(3).
+        """
+        check_range("user_data", user_data, 0, UINT64_MAX)
+        check_range("res", res, -(2**31), 2**31 - 1)
+        op_flags = MsgRingFlags(0)
+        if cqe_flags is not None:
+            check_message_flags(cqe_flags)
+            op_flags = MsgRingFlags.FLAGS_PASS
+        self._check_open()
+
+        def send(fd: int) -> None:
+            message = SQE(
+                Opcode.MSG_RING,
+                fd=fd,
+                off=user_data,
+                len=res & UINT32_MAX,
+                op_flags=op_flags,
+                splice_fd_in=cqe_flags or 0,
+            )
+            argument, _, _ = _memory.readable(message.encode())
+            # Such a call names no ring: fd is -1. A copy, so that nobody else sees that.
+            blind = ffi.new("struct uring *", self._shim[0])
+            blind.fd = -1
+            result = lib.uring_register(blind, RegisterOpcode.REGISTER_SEND_MSG_RING, argument, 1)
+            if result < 0:
+                self._raise(RegisterOpcode.REGISTER_SEND_MSG_RING, result)
+
+        ring = ring_behind(target)
+        if not isinstance(ring, CallSide):
+            fd = descriptor(target)
+            send(check_range("target", fd, 0, 2**31 - 1))
+            return
+        with descriptor_of(ring) as fd:
+            ring._expect(user_data)
+            try:
+                send(fd)
+            except UringError:
+                with contextlib.suppress(RingClosedError):
+                    ring._unexpect(user_data)
+                raise
+
+    # ---- how it is done ----
+
+    def _forget_lingering(self) -> None:
+        """Let the pins go of what was unregistered, if nothing in flight can be using it."""
+        held = self._held
+        before = held.lingering
+        if not before:
+            return
+        with contextlib.suppress(RingClosedError):
+            if not self.in_flight and held.lingering is before:  # no call from here to the store
+                held.lingering = ()
+
+    def _register(self, opcode: RegisterOpcode, argument: "CData", count: int) -> int:
+        self._check_use()
+        result = lib.uring_register(self._shim, opcode, argument, count)
+        if result < 0:
+            self._raise(opcode, result)
+        return result
+
+    def _raise(self, opcode: RegisterOpcode, result: int) -> None:
+        """Raise what a refusal means: of the ring, of the kernel as such, or of this call."""
+        is_foreign = result == -errno.EEXIST and self._owner is not None
+        if (is_foreign and self._owner_object() is None) or -result in _OF_THE_RING:
+            self._fail("io_uring_register", result, detail=opcode.name)
+        if result == -errno.EINVAL and opcode > RegisterOpcode.REGISTER_PROBE:
+            last = last_register_opcode(self._shim)
+            if last is not None and opcode > last:
+                raise UnsupportedError(
+                    errno.EOPNOTSUPP,
+                    f"this kernel lacks {opcode.name}: it needs Linux {opcode.since}",
+                )
+        raise register_error(opcode, -result)
