@@ -1,15 +1,23 @@
 """What all tests share: a ring, and the rule that a missing kernel feature never goes unseen."""
 
 import json
+import mmap
 import os
 import struct
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Final
 
 import pytest
 
 import uring
+from uring import _memory
+from uring._ffi import lib
+from uring.flags import RegisterOpcode
+
+LAYOUTS: Final = json.loads((Path(__file__).parent / "data" / "layouts.json").read_text("ascii"))
+SECONDS: Final = 10  # the end of a wait that should not take any time: a failure, not a hang
 
 NO_RING = "rings are not to be had here"
 
@@ -137,3 +145,119 @@ def kernel_layout() -> Callable[..., None]:
             assert packed == expected, field
 
     return check
+
+
+# ---- for operations of one family ----
+
+
+@pytest.fixture
+def drain(ring: uring.Ring) -> Callable[[], list[uring.CQE]]:
+    """Give the completions up to the last one of an operation, without MORE."""
+
+    def _drain() -> list[uring.CQE]:
+        found = [ring.copy_cqe(timeout=SECONDS)]
+        while found[-1].more:
+            found.append(ring.copy_cqe(timeout=SECONDS))
+        return found
+
+    return _drain
+
+
+@pytest.fixture
+def one(ring: uring.Ring) -> Callable[[Any], uring.CQE]:
+    """Run one operation that completes once, and leaves nothing in flight."""
+
+    def _one(op: Any) -> uring.CQE:
+        ring.queue(op)
+        ring.submit()
+        cqe = ring.copy_cqe(timeout=SECONDS)
+        assert not cqe.more
+        assert ring.in_flight == 0
+        return cqe
+
+    return _one
+
+
+@pytest.fixture
+def fails(one: Callable[[Any], uring.CQE]) -> Callable[[Any, int], OSError]:
+    """Run an operation that fails with the errno; give its error, which names the operation."""
+
+    def _fails(op: Any, number: int) -> OSError:
+        error = one(op).error
+        assert error is not None
+        assert (type(error), error.errno) == (type(OSError(number, "")), number)
+        assert error.__notes__[0].startswith(f"in {op!r}")
+        return error
+
+    return _fails
+
+
+@pytest.fixture(scope="session")
+def assert_record() -> Callable[..., None]:
+    """
+    Check that an operation has these fields of struct io_uring_sqe, and 0 everywhere else.
+
+    `...` stands for anything but 0: an address.
+    """
+    layout = LAYOUTS["structs"]["io_uring_sqe"]["fields"]
+
+    def _assert_record(op: uring.Operation, **expected: Any) -> None:
+        record = bytearray(op._encode()[0])
+        expected.setdefault("opcode", int(op.opcode))
+        for name, value in expected.items():
+            start, size = layout[name]["offset"], layout[name]["size"]
+            found = int.from_bytes(record[start : start + size], sys.byteorder)
+            assert found != 0 if value is ... else found == value, name
+            record[start : start + size] = bytes(size)
+        assert record == bytes(64), record.hex(" ")
+
+    return _assert_record
+
+
+class Provided:
+    """A group of provided buffers, registered by hand: a ring of struct io_uring_buf."""
+
+    def __init__(self, ring: uring.Ring, entries: int, size: int, bgid: int) -> None:
+        self.entries, self.size, self.bgid = entries, size, bgid
+        self.memory = bytearray(entries * size)
+        self._map = mmap.mmap(-1, max(mmap.PAGESIZE, 16 * entries))
+        self._pin, self._address, _ = _memory.writable(self.memory)
+        self._map_pin, address, _ = _memory.writable(self._map)
+        self._tail = 0
+        argument = struct.pack("=QIHH24x", address, entries, bgid, 0)
+        register = int(RegisterOpcode.REGISTER_PBUF_RING)
+        pin, _, _ = _memory.readable(argument)
+        assert lib.uring_register(ring._shim, register, pin, 1) == 0
+        self.give(*range(entries))
+
+    def give(self, *bids: int) -> None:
+        """Give buffers to the kernel, in this order."""
+        for bid in bids:
+            place = 16 * (self._tail % self.entries)
+            address = self._address + bid * self.size
+            struct.pack_into("=QIH", self._map, place, address, self.size, bid)
+            self._tail += 1
+        struct.pack_into("=H", self._map, 14, self._tail & 0xFFFF)
+
+    def fill(self, *contents: bytes) -> None:
+        """Write into the first buffers, for them to be sent."""
+        for bid, content in enumerate(contents):
+            self.memory[bid * self.size : bid * self.size + len(content)] = content
+
+    def __getitem__(self, bid: int | None) -> bytes:
+        assert bid is not None
+        return bytes(self.memory[bid * self.size : (bid + 1) * self.size])
+
+
+@pytest.fixture
+def provide(ring: uring.Ring) -> Iterator[Callable[..., Provided]]:
+    """Make groups of provided buffers, of a number of entries and their size; all are given."""
+    kept: list[Provided] = []
+
+    def _provide(entries: int, size: int, bgid: int = 7) -> Provided:
+        kept.append(Provided(ring, entries, size, bgid))
+        return kept[-1]
+
+    yield _provide
+    ring.close()  # before the memory is gone
+    kept.clear()

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uring import _memory
+import uring
+from uring import _memory, _sockaddr
 from uring._ffi import ffi
 
 
@@ -357,9 +358,9 @@ def test_sockaddr_inet_is_what_the_kernel_has(address: tuple[str, int]) -> None:
     with socket.socket() as sock:
         sock.bind(address)
         raw = raw_name(sock)
-        assert _memory.encode_sockaddr(sock.getsockname()) == raw
-        assert _memory.encode_sockaddr((address[0], sock.getsockname()[1])) == raw
-        assert _memory.decode_sockaddr(raw) == sock.getsockname()
+        assert _sockaddr.encode_sockaddr(sock.getsockname()) == raw
+        assert _sockaddr.encode_sockaddr((address[0], sock.getsockname()[1])) == raw
+        assert _sockaddr.decode_sockaddr(raw) == sock.getsockname()
 
 
 @pytest.mark.parametrize("address", [("::1", 0), ("::1", 0, 0, 0), ("::", 0), ("::1", 0, 0, 1)])
@@ -373,8 +374,8 @@ def test_sockaddr_inet6_is_what_the_kernel_has(address: tuple[Any, ...]) -> None
                 pytest.skip(f"no IPv6 here: {error}")
             raise
         raw = raw_name(sock)
-        assert _memory.encode_sockaddr(sock.getsockname()) == raw
-        assert _memory.decode_sockaddr(raw) == sock.getsockname()
+        assert _sockaddr.encode_sockaddr(sock.getsockname()) == raw
+        assert _sockaddr.decode_sockaddr(raw) == sock.getsockname()
 
 
 def test_sockaddr_unix_path_is_what_the_kernel_has(
@@ -384,8 +385,8 @@ def test_sockaddr_unix_path_is_what_the_kernel_has(
     monkeypatch.chdir(tmp_path)
     unix_socket.bind("name")
     raw = raw_name(unix_socket)
-    assert _memory.encode_sockaddr("name") == _memory.encode_sockaddr(b"name") == raw
-    assert _memory.decode_sockaddr(raw) == unix_socket.getsockname() == "name"
+    assert _sockaddr.encode_sockaddr("name") == _sockaddr.encode_sockaddr(b"name") == raw
+    assert _sockaddr.decode_sockaddr(raw) == unix_socket.getsockname() == "name"
 
 
 def test_sockaddr_unix_abstract_is_what_the_kernel_has(unix_socket: socket.socket) -> None:
@@ -393,49 +394,49 @@ def test_sockaddr_unix_abstract_is_what_the_kernel_has(unix_socket: socket.socke
     name = b"\0uring-\0-" + str(os.getpid()).encode()
     unix_socket.bind(name)
     raw = raw_name(unix_socket)
-    assert _memory.encode_sockaddr(name) == raw
-    assert _memory.encode_sockaddr(name.decode()) == raw
-    assert _memory.decode_sockaddr(raw) == unix_socket.getsockname() == name
+    assert _sockaddr.encode_sockaddr(name) == raw
+    assert _sockaddr.encode_sockaddr(name.decode()) == raw
+    assert _sockaddr.decode_sockaddr(raw) == unix_socket.getsockname() == name
 
 
 def test_sockaddr_unix_without_a_name_is_the_empty_string(unix_socket: socket.socket) -> None:
     """The address of an unnamed socket is decoded as the socket module has it."""
     raw = raw_name(unix_socket)
     assert len(raw) == 2
-    assert _memory.decode_sockaddr(raw) == unix_socket.getsockname() == ""
+    assert _sockaddr.decode_sockaddr(raw) == unix_socket.getsockname() == ""
 
 
 @pytest.mark.parametrize("name", ["", b""])
 def test_sockaddr_unix_empty_is_not_the_abstract_name_of_one_null_byte(name: Any) -> None:
     """An empty path is refused, or encoded without a name, as the socket module does."""
     try:
-        encoded = _memory.encode_sockaddr(name)
+        encoded = _sockaddr.encode_sockaddr(name)
     except ValueError:
         return
     assert encoded == struct.pack("=H", socket.AF_UNIX)
-    assert encoded != _memory.encode_sockaddr(b"\0")
+    assert encoded != _sockaddr.encode_sockaddr(b"\0")
 
 
 def test_sockaddr_unix_length_limits() -> None:
     """A path of 107 bytes and an abstract name of 108 fit; one more raises ValueError."""
-    assert len(_memory.encode_sockaddr("p" * 107)) == 2 + 108
-    assert len(_memory.encode_sockaddr(b"\0" + b"a" * 107)) == 2 + 108
+    assert len(_sockaddr.encode_sockaddr("p" * 107)) == 2 + 108
+    assert len(_sockaddr.encode_sockaddr(b"\0" + b"a" * 107)) == 2 + 108
     for name in ("p" * 108, b"\0" + b"a" * 108):
         with pytest.raises(ValueError, match="at most 107 bytes"):
-            _memory.encode_sockaddr(name)
+            _sockaddr.encode_sockaddr(name)
 
 
 def test_sockaddr_unix_refuses_a_null_byte_in_a_path() -> None:
     """A path that C would cut off raises ValueError."""
     with pytest.raises(ValueError, match="null byte"):
-        _memory.encode_sockaddr("a\0b")
+        _sockaddr.encode_sockaddr("a\0b")
 
 
 @given(st.ip_addresses(v=4), st.integers(0, 65535))
 def test_sockaddr_inet_round_trip(host: object, port: int) -> None:
     """Every AF_INET address is decoded as it was encoded."""
     address = str(host), port
-    assert _memory.decode_sockaddr(_memory.encode_sockaddr(address)) == address
+    assert _sockaddr.decode_sockaddr(_sockaddr.encode_sockaddr(address)) == address
 
 
 @given(
@@ -447,29 +448,29 @@ def test_sockaddr_inet_round_trip(host: object, port: int) -> None:
 def test_sockaddr_inet6_round_trip(host: bytes, port: int, flowinfo: int, scope_id: int) -> None:
     """Every AF_INET6 address is decoded as it was encoded."""
     address = socket.inet_ntop(socket.AF_INET6, host), port, flowinfo, scope_id
-    encoded = _memory.encode_sockaddr(address)
+    encoded = _sockaddr.encode_sockaddr(address)
     assert len(encoded) == 28
-    assert _memory.decode_sockaddr(encoded) == address
+    assert _sockaddr.decode_sockaddr(encoded) == address
 
 
 def test_sockaddr_inet6_scope_in_the_host() -> None:
     """A scope after `%`, a name or a number, is the scope_id of the four-part address."""
     index = socket.if_nametoindex("lo")
-    expected = _memory.encode_sockaddr(("fe80::1", 80, 0, index))
-    assert _memory.encode_sockaddr(("fe80::1%lo", 80)) == expected
-    assert _memory.encode_sockaddr((f"fe80::1%{index}", 80)) == expected
+    expected = _sockaddr.encode_sockaddr(("fe80::1", 80, 0, index))
+    assert _sockaddr.encode_sockaddr(("fe80::1%lo", 80)) == expected
+    assert _sockaddr.encode_sockaddr((f"fe80::1%{index}", 80)) == expected
 
 
 def test_sockaddr_inet6_unknown_scope_is_a_wrong_argument() -> None:
     """A scope that names no interface raises ValueError, as every wrong argument does."""
     with pytest.raises(ValueError, match="no-such-if"):
-        _memory.encode_sockaddr(("fe80::1%no-such-if", 80))
+        _sockaddr.encode_sockaddr(("fe80::1%no-such-if", 80))
 
 
 def test_sockaddr_inet_special_hosts() -> None:
     """The empty host is any address and `<broadcast>` all ones, as in the socket module."""
-    assert _memory.encode_sockaddr(("", 1))[4:8] == bytes(4)
-    assert _memory.encode_sockaddr(("<broadcast>", 1))[4:8] == b"\xff" * 4
+    assert _sockaddr.encode_sockaddr(("", 1))[4:8] == bytes(4)
+    assert _sockaddr.encode_sockaddr(("<broadcast>", 1))[4:8] == b"\xff" * 4
 
 
 @pytest.mark.parametrize(
@@ -489,7 +490,7 @@ def test_sockaddr_inet_special_hosts() -> None:
 def test_sockaddr_refuses_values_out_of_range(address: Any) -> None:
     """A host that is a name, and numbers that do not fit, raise ValueError."""
     with pytest.raises(ValueError, match=r"numeric|port|flowinfo"):
-        _memory.encode_sockaddr(address)
+        _sockaddr.encode_sockaddr(address)
 
 
 @pytest.mark.parametrize(
@@ -499,20 +500,20 @@ def test_sockaddr_refuses_values_out_of_range(address: Any) -> None:
 def test_sockaddr_refuses_other_types(address: Any) -> None:
     """What has not the shape of an address raises TypeError."""
     with pytest.raises(TypeError):
-        _memory.encode_sockaddr(address)
+        _sockaddr.encode_sockaddr(address)
 
 
 def test_sockaddr_of_another_family_is_raw() -> None:
     """A family without a class of address is given as the kernel's bytes, and none as None."""
     raw = struct.pack("=H", socket.AF_NETLINK) + bytes(10)
-    assert _memory.decode_sockaddr(raw) == raw
-    assert _memory.decode_sockaddr(b"") is None
+    assert _sockaddr.decode_sockaddr(raw) == uring.Sockaddr(raw)
+    assert _sockaddr.decode_sockaddr(b"") is None
 
 
 def test_sockaddr_room_is_what_getsockname_fills() -> None:
     """The room tells its size, takes what the kernel writes, and decodes it."""
-    room = _memory.SockaddrRoom()
-    assert room.decode() == _memory.decode_sockaddr(bytes(128))
+    room = _sockaddr.SockaddrRoom()
+    assert room.decode() == _sockaddr.decode_sockaddr(bytes(128))
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         pointers = ctypes.c_void_p(room.address), ctypes.c_void_p(room.length_address)
@@ -523,6 +524,6 @@ def test_sockaddr_room_is_what_getsockname_fills() -> None:
 
 def test_sockaddr_pin_holds_the_encoding() -> None:
     """The pinned address is the encoding, with its length."""
-    pin, address, length = _memory.sockaddr(("127.0.0.1", 80))
-    assert ctypes.string_at(address, length) == _memory.encode_sockaddr(("127.0.0.1", 80))
+    pin, address, length = _sockaddr.sockaddr(("127.0.0.1", 80))
+    assert ctypes.string_at(address, length) == _sockaddr.encode_sockaddr(("127.0.0.1", 80))
     assert len(pin) == length == 16

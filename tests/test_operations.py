@@ -122,6 +122,7 @@ class Wrapper:
 
 BUFFER: Final = bytearray(4)
 BUFFERS: Final = (BUFFER,)  # compared by identity
+HERE: Final = ("127.0.0.1", 1)
 
 WITH_FD: Final[dict[type[uring.Operation], Callable[[Any, SQEFlags], uring.Operation]]] = {
     uring.Accept: lambda fd, flags: uring.Accept(fd, flags=flags),
@@ -151,6 +152,37 @@ WITH_FD: Final[dict[type[uring.Operation], Callable[[Any, SQEFlags], uring.Opera
         fd, cmd_op=3, group=7, flags=flags
     ),
     uring.Write: lambda fd, flags: uring.Write(fd, BUFFER, 7, rw_flags=1, ioprio=2, flags=flags),
+    uring.AcceptMultishot: lambda fd, flags: uring.AcceptMultishot(fd, flags=flags),
+    uring.Bind: lambda fd, flags: uring.Bind(fd, HERE, flags=flags),
+    uring.Getsockname: lambda fd, flags: uring.Getsockname(fd, peer=True, flags=flags),
+    uring.Getsockopt: lambda fd, flags: uring.Getsockopt(fd, level=1, optname=2, flags=flags),
+    uring.Listen: lambda fd, flags: uring.Listen(fd, 5, flags=flags),
+    uring.RecvBundle: lambda fd, flags: uring.RecvBundle(fd, 7, 3, flags=flags),
+    uring.RecvBundleMultishot: lambda fd, flags: uring.RecvBundleMultishot(fd, 7, 3, flags=flags),
+    uring.RecvMultishot: lambda fd, flags: uring.RecvMultishot(fd, 7, 3, flags=flags),
+    uring.RecvSelect: lambda fd, flags: uring.RecvSelect(fd, 7, 3, flags=flags),
+    uring.RecvZc: lambda fd, flags: uring.RecvZc(fd, zcrx_ifq_idx=1, flags=flags),
+    uring.Recvmsg: lambda fd, flags: uring.Recvmsg(fd, BUFFERS, flags=flags),
+    uring.RecvmsgMultishot: lambda fd, flags: uring.RecvmsgMultishot(fd, 7, flags=flags),
+    uring.RecvmsgSelect: lambda fd, flags: uring.RecvmsgSelect(fd, 7, flags=flags),
+    uring.SendBundle: lambda fd, flags: uring.SendBundle(fd, 7, 3, flags=flags),
+    uring.SendSelect: lambda fd, flags: uring.SendSelect(fd, 7, 3, flags=flags),
+    uring.SendVectorized: lambda fd, flags: uring.SendVectorized(fd, BUFFERS, 3, flags=flags),
+    uring.SendZc: lambda fd, flags: uring.SendZc(fd, BUFFER, 3, flags=flags),
+    uring.SendZcFixed: lambda fd, flags: uring.SendZcFixed(fd, BUFFER, buf_index=6, flags=flags),
+    uring.SendZcVectorized: lambda fd, flags: uring.SendZcVectorized(fd, BUFFERS, flags=flags),
+    uring.Sendmsg: lambda fd, flags: uring.Sendmsg(fd, BUFFERS, flags=flags),
+    uring.SendmsgZc: lambda fd, flags: uring.SendmsgZc(fd, BUFFERS, flags=flags),
+    uring.SendmsgZcFixed: lambda fd, flags: uring.SendmsgZcFixed(
+        fd, BUFFERS, buf_index=6, flags=flags
+    ),
+    uring.Sendto: lambda fd, flags: uring.Sendto(fd, BUFFER, HERE, 3, flags=flags),
+    uring.Setsockopt: lambda fd, flags: uring.Setsockopt(
+        fd, level=1, optname=2, value=3, flags=flags
+    ),
+    uring.Siocinq: lambda fd, flags: uring.Siocinq(fd, flags=flags),
+    uring.Siocoutq: lambda fd, flags: uring.Siocoutq(fd, flags=flags),
+    uring.TxTimestamp: lambda fd, flags: uring.TxTimestamp(fd, flags=flags),
     uring.WriteFixed: lambda fd, flags: uring.WriteFixed(fd, BUFFER, 7, buf_index=3, flags=flags),
     uring.Writev: lambda fd, flags: uring.Writev(fd, BUFFERS, 7, ioprio=2, flags=flags),
     uring.WritevFixed: lambda fd, flags: uring.WritevFixed(
@@ -168,9 +200,7 @@ OTHERWISE_FD: Final = {
 # What a class sets in `flags` by itself.
 OWN_FLAGS: Final[dict[type[uring.Operation], SQEFlags]] = {
     uring.FixedFdInstall: SQEFlags.FIXED_FILE,
-    **dict.fromkeys(
-        (uring.ReadMultishot, uring.ReadSelect, uring.UringCmdMultishot), SQEFlags.BUFFER_SELECT
-    ),
+    **{kind: SQEFlags.BUFFER_SELECT for kind in WITH_FD if "group" in attrs.fields_dict(kind)},
 }
 WITHOUT_FD: Final[dict[type[uring.Operation], Callable[[SQEFlags], uring.Operation]]] = {
     uring.AsyncCancel: lambda flags: uring.AsyncCancel(5, flags=flags),
@@ -223,10 +253,14 @@ ADDRESSES: Final[dict[Any, tuple[str, ...]]] = dict.fromkeys(
     (
         uring.Fgetxattr,
         uring.Fsetxattr,
+        uring.Getsockname,
+        uring.Getsockopt,
         uring.Getxattr,
         uring.Linkat,
         uring.Openat2,
         uring.Renameat,
+        uring.Sendto,
+        uring.Setsockopt,
         uring.Setxattr,
         uring.Statx,
         uring.Symlinkat,

@@ -348,13 +348,13 @@ WRONG: Final[list[Any]] = [
     lambda: uring.ReadvFixed(0, [b"read-only"], buf_index=0),
     lambda: uring.WritevFixed(0, [b""] * 1025, buf_index=0),
     lambda: uring.WritevFixed(0, [FixedBuffer(memoryview(b"x"), index) for index in (0, 1)]),
-    lambda: uring.ReadSelect(0, None),  # type: ignore[arg-type]
+    lambda: uring.ReadSelect(0, None),  # type: ignore[arg-type]  # wrong on purpose
     lambda: uring.ReadSelect(0, 2**16),
     lambda: uring.ReadSelect(0, -1),
     lambda: uring.ReadSelect(0, 1, length=2**32),
     lambda: uring.ReadSelect(0, 1, length=-1),
     lambda: uring.ReadSelect(0, 1, offset=-2),
-    lambda: uring.ReadMultishot(0, "1"),  # type: ignore[arg-type]
+    lambda: uring.ReadMultishot(0, "1"),  # type: ignore[arg-type]  # wrong on purpose
     lambda: uring.ReadMultishot(0, 1, length=2**32),
     lambda: uring.Fsync(0, offset=4096),
     lambda: uring.Fsync(0, offset=-1, length=1),

@@ -26,8 +26,8 @@ FLOORS = [
     {"_views", "_teardown", "batch"},
     {"_inflight"},
     {"operations", "registry", "_claims", "_pledges", "probe", "_columns"},
-    {"_setup", "_file_memory", "_structures"},
-    {"_leases"},
+    {"_setup", "_file_memory", "_structures", "_messages"},
+    {"_leases", "_sockaddr"},
     {"completions", "_memory"},
     {"errors", "sqe", "_values", "file_flags"},
     {"flags", "_ffi"},
@@ -180,6 +180,12 @@ def test_operation_docstrings_say_what_is_needed(operation: type[uring.Operation
     assert f"Kernel: {operation.opcode.since}" in doc
     assert "liburing: io_uring_prep_" in doc
     source = inspect.getsource(operation)
-    calls = ("_memory.", "_structures.", "encode_lent(", "_encode_vector(", "_encoder(")
-    lends = any(call in source for call in (*calls, "_lent_time(", "_array("))
+    lends = any(
+        call in source
+        for call in (
+            *("_memory.", "_structures.", "_sockaddr.", "_messages."),
+            *("encode_lent(", "_encode_vector(", "_encoder(", "_select(", "_lent_time("),
+            *("_array(", "_send_zc(", "_send_group(", "_recv_group("),
+        )
+    )
     assert ("Lifetime:" in doc) == lends

@@ -408,10 +408,10 @@ class Claims:
                 " one queue_all()"
             )
         makers = [operation_of(record[2]) for record in members[:skipping]]
-        if any(maker is not None and maker._makes_descriptor for maker in makers):
+        if any(maker and (maker._makes_descriptor or maker._is_sole) for maker in makers):
             raise ValueError(
-                "with CQE_SKIP_SUCCESS nobody would learn of the new descriptor, so nobody could"
-                " close it"
+                "with CQE_SKIP_SUCCESS nobody would learn of the new descriptor, or of the buffer,"
+                " so nobody could give it back"
             )
         numbers = tuple(record[0] for record in members)
         if len(set(numbers)) < len(numbers):

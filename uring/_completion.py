@@ -31,6 +31,7 @@ from uring._pledges import Pledge
 from uring._setup import RingParams, check_range
 from uring.completions import CQE, CQE_SIZE, EMPTY, Answer, Completions
 from uring.flags import CQE_BUFFER_SHIFT, CQEFlags, SetupFlags
+from uring.operations._groups import GroupPin
 from uring.registry.buffer_rings import BufferRing, SendBufferRing
 from uring.sqe import UINT32_MAX
 
@@ -330,7 +331,8 @@ class CompletionSide(Core):
             subject = subjects[index]
             if not flag & _BUFFER or not isinstance(subject, Answer):
                 continue
-            group = subject.memory
+            pin = subject.memory
+            group = pin.group if isinstance(pin, GroupPin) else pin
             if isinstance(group, BufferRing | SendBufferRing):
                 lease = landing.lease(
                     group._block,
@@ -339,7 +341,8 @@ class CompletionSide(Core):
                     has_more=bool(flag & _BUF_MORE),
                 )
                 if isinstance(group, BufferRing):
-                    subjects[index] = Answer(subject.operation, lease)
+                    memory = pin.with_lease(lease) if isinstance(pin, GroupPin) else lease
+                    subjects[index] = Answer(subject.operation, memory)
                 else:
                     landing.sent.append(lease)
         return landing

@@ -30,6 +30,7 @@ from uring._setup import RingParams, check_range
 from uring.completions import Answer
 from uring.errors import SubmissionQueueFull
 from uring.flags import SetupFlags, SQEFlags
+from uring.registry.buffer_rings import check_group
 from uring.sqe import SQE_SIZE, UINT32_MAX, UINT64_MAX, HasFileno, Queueable, descriptor
 
 if TYPE_CHECKING:
@@ -216,6 +217,8 @@ class SubmissionSide(Core):
         except (AttributeError, TypeError):
             self._check_operation(op)
             raise
+        if op._takes_buffer:
+            check_group(op, encoded, self)
         if user_data is None:
             user_data = op.user_data
             if user_data is None:

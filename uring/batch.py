@@ -164,12 +164,12 @@ def _encode(index: int, op: Queueable) -> tuple[bytes, object]:
     if not isinstance(op, Queueable):
         raise TypeError(f"operation {index} of the batch is not an operation: {op!r}")
     record, pin = op._prepared or op._encode()
-    if is_multishot(record):
+    if is_multishot(record) or op._is_multishot:
         raise ValueError(
             f"operation {index}, {op!r}, is multishot: it has many results, and a run gives one"
             " for each operation; queue() it"
         )
-    if op._reaches_out or (op._takes_buffer and pin is not None):
+    if op._reaches_out or (op._takes_buffer and not isinstance(op.group, int)):  # type: ignore[attr-defined]  # what takes one has it
         raise ValueError(
             f"operation {index}, {op!r}, is not for a batch: what it takes or promises is accounted"
             " for in the order in which single operations are queued and complete; queue() it"

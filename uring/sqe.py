@@ -203,6 +203,7 @@ _MULTISHOT: Final = {
     int(Opcode.POLL_ADD): (_LEN, PollFlags.ADD_MULTI),
     int(Opcode.TIMEOUT): (_OP_FLAGS, TimeoutFlags.MULTISHOT),
     int(Opcode.ACCEPT): (_IOPRIO, AcceptFlags.MULTISHOT),
+    int(Opcode.SEND): (_IOPRIO, SendRecvFlags.RECVSEND_BUNDLE),
     int(Opcode.RECV): (_IOPRIO, SendRecvFlags.RECV_MULTISHOT),
     int(Opcode.RECVMSG): (_IOPRIO, SendRecvFlags.RECV_MULTISHOT),
     int(Opcode.RECV_ZC): (_IOPRIO, SendRecvFlags.RECV_MULTISHOT),
@@ -250,6 +251,9 @@ class Queueable:
     _makes_descriptor: ClassVar[bool] = False
     """Whether a result >= 0 is a new descriptor of this process, which must not be lost."""
 
+    _is_multishot: ClassVar[bool] = False
+    """Whether it may post any number of completions though no flag in its record says so."""
+
     _ordinary: ClassVar[frozenset[int]] = frozenset()
     """Errnos that are an ordinary outcome of this operation and not an error."""
 
@@ -260,7 +264,7 @@ class Queueable:
         """Keep what `_encode` gave, if the next call would give the same."""
 
     _is_sole: ClassVar[bool] = False
-    """Whether it must not share its user_data: its memory says which descriptors it made."""
+    """Whether it must not share its user_data: only its own memory can explain its completions."""
 
     _reaches_out: ClassVar[bool] = False
     """Whether more than its own completion must be seen to: one of the next three says what."""
@@ -280,7 +284,13 @@ class Queueable:
     """Whether a result of 0 means that no more will come: the end of a file, or of a stream."""
 
     _takes_buffer: ClassVar[bool] = False
-    """Whether the kernel may pick its buffer from a group, so that leases depend on the order."""
+    """Whether the kernel picks its buffer from a group, which is then in the field `group`."""
+
+    _sends_buffer: ClassVar[bool] = False
+    """Whether that buffer is one to send, and not one to be filled."""
+
+    _is_gradual: ClassVar[bool] = True
+    """Whether it uses up just as much of an incremental buffer as it tells."""
 
     def _result(self, res: int, _memory: object, _flags: int) -> object:
         return res

@@ -29,6 +29,7 @@ from uring.operations.files import (
 )
 from uring.operations.fixed import ReadFixed, ReadvFixed, WriteFixed, WritevFixed
 from uring.operations.futexes import FutexFlags, FutexWait, FutexWaiter, FutexWaitv, FutexWake
+from uring.operations.messages import Recvmsg, RecvmsgMultishot, RecvmsgSelect, Sendmsg
 from uring.operations.paths import (
     Linkat,
     Mkdirat,
@@ -57,7 +58,23 @@ from uring.operations.resources import (
     ProvideBuffers,
     RemoveBuffers,
 )
-from uring.operations.sockets import Accept, Connect, Recv, Send, Shutdown, Socket
+from uring.operations.socket_commands import (
+    Getsockname,
+    Getsockopt,
+    Setsockopt,
+    Siocinq,
+    Siocoutq,
+    TxTimestamp,
+)
+from uring.operations.sockets import (
+    Accept,
+    AcceptMultishot,
+    Bind,
+    Connect,
+    Listen,
+    Shutdown,
+    Socket,
+)
 from uring.operations.space import Fadvise, Fallocate, Ftruncate, Madvise
 from uring.operations.timeouts import (
     LinkTimeout,
@@ -67,14 +84,36 @@ from uring.operations.timeouts import (
     TimeoutRemove,
     TimeoutUpdate,
 )
+from uring.operations.transfers import (
+    Recv,
+    RecvBundle,
+    RecvBundleMultishot,
+    RecvMultishot,
+    RecvSelect,
+    Send,
+    SendBundle,
+    SendSelect,
+    Sendto,
+    SendVectorized,
+)
 from uring.operations.xattrs import Fgetxattr, Fsetxattr, Getxattr, Setxattr
+from uring.operations.zerocopy import (
+    RecvZc,
+    SendmsgZc,
+    SendmsgZcFixed,
+    SendZc,
+    SendZcFixed,
+    SendZcVectorized,
+)
 
 __all__ = [
     "Accept",
+    "AcceptMultishot",
     "AsyncCancel",
     "AsyncCancelAny",
     "AsyncCancelFd",
     "AsyncCancelOp",
+    "Bind",
     "Close",
     "Connect",
     "EpollCtl",
@@ -94,10 +133,13 @@ __all__ = [
     "FutexWaiter",
     "FutexWaitv",
     "FutexWake",
+    "Getsockname",
+    "Getsockopt",
     "Getxattr",
     "LinkTimeout",
     "LinkTimeoutUpdate",
     "Linkat",
+    "Listen",
     "Madvise",
     "Mkdirat",
     "MsgRing",
@@ -120,11 +162,32 @@ __all__ = [
     "Readv",
     "ReadvFixed",
     "Recv",
+    "RecvBundle",
+    "RecvBundleMultishot",
+    "RecvMultishot",
+    "RecvSelect",
+    "RecvZc",
+    "Recvmsg",
+    "RecvmsgMultishot",
+    "RecvmsgSelect",
     "RemoveBuffers",
     "Renameat",
     "Send",
+    "SendBundle",
+    "SendSelect",
+    "SendVectorized",
+    "SendZc",
+    "SendZcFixed",
+    "SendZcVectorized",
+    "Sendmsg",
+    "SendmsgZc",
+    "SendmsgZcFixed",
+    "Sendto",
+    "Setsockopt",
     "Setxattr",
     "Shutdown",
+    "Siocinq",
+    "Siocoutq",
     "Socket",
     "Splice",
     "Statx",
@@ -135,6 +198,7 @@ __all__ = [
     "TimeoutMultishot",
     "TimeoutRemove",
     "TimeoutUpdate",
+    "TxTimestamp",
     "Unlinkat",
     "UringCmd",
     "UringCmd128",

@@ -136,7 +136,12 @@ class UringCmdMultishot(_Command):
     group: Group = attrs.field(kw_only=True)
 
     _keeps_memory = True
+    _takes_buffer = True
     _prepared: Literal[False] = with_care()
+
+    @property
+    def _is_sole(self) -> bool:  # type: ignore[override]  # of the class, for the others
+        return not isinstance(self.group, int)
 
     def _encode(self) -> tuple[bytes, object]:
         bgid = buffer_group(self.group)

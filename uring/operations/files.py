@@ -2,15 +2,14 @@
 
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from uring import _memory
-from uring._leases import Lease
 from uring._memory import BYTES, address_of, lend
 from uring.file_flags import SyncFileRangeFlags
-from uring.flags import FsyncFlags, Opcode, SQEFlags
+from uring.flags import FsyncFlags, Opcode
 from uring.operations._base import (
     Operation,
     all_lent,
@@ -20,9 +19,9 @@ from uring.operations._base import (
     pack_lent,
     position,
     stream,
-    with_care,
 )
-from uring.sqe import FileLike, Fixed, Group, buffer_group
+from uring.operations._groups import Selecting, lease_of
+from uring.sqe import FileLike, Fixed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -209,27 +208,25 @@ def _encode_vector(self: Any, *, write: bool, write_stream: int = 0) -> tuple[by
     return self._pack(self._fd, off, address, count, *options), pins
 
 
-class _Selects(Operation):
+class _Selects(Selecting):
     """A read into a buffer that the kernel takes from a group when there is something to read."""
 
     __slots__ = ()
 
-    _keeps_memory = True
+    _ends_with_zero = True
 
     def _encode(self: Any) -> tuple[bytes, object]:
-        record = self._pack(
-            self._fd,
+        encoded: tuple[bytes, object] = self._select(
             off=position(self._offset),
             len=self._length,
             op_flags=self._rw_flags,
             ioprio=self._ioprio,
-            buf_index=buffer_group(self._group),
-            sqe_flags=SQEFlags.BUFFER_SELECT,
         )
-        return record, None if type(self._group) is int else self._group
+        return encoded
 
     def _result(self, res: int, memory: object, _flags: int) -> object:
-        return memory if isinstance(memory, Lease) else res
+        lease = lease_of(memory)
+        return res if lease is None else lease
 
 
 @operation
@@ -241,7 +238,8 @@ class ReadSelect(_Selects):
 
     Args:
         fd: the file.
-        group: where the buffer comes from: a `BufferRing`, or the number of a group.
+        group: where the buffer comes from: a `BufferRing`, not an incremental one, or the number of
+            a group.
         length: how much to read at most, in bytes; 0 for as much as the buffer holds. It never
             reads more than that.
         offset: where to read, in bytes; -1 uses and moves the file's position.
@@ -257,15 +255,12 @@ class ReadSelect(_Selects):
     """
 
     opcode = Opcode.READ
+    _is_gradual = False  # a read from a disk uses up what it asked for, however much it gets
 
-    fd: FileLike
-    group: Group
     length: int = attrs.field(default=0, kw_only=True)
     offset: int = attrs.field(default=0, kw_only=True)
     rw_flags: int = attrs.field(default=0, kw_only=True)
     ioprio: int = attrs.field(default=0, kw_only=True)
-
-    _prepared: Literal[False] = with_care()
 
 
 @operation
@@ -297,14 +292,10 @@ class ReadMultishot(_Selects):
 
     opcode = Opcode.READ_MULTISHOT
 
-    fd: FileLike
-    group: Group
     length: int = attrs.field(default=0, kw_only=True)
     offset: int = attrs.field(default=0, kw_only=True)
     rw_flags: int = attrs.field(default=0, kw_only=True)
     ioprio: int = attrs.field(default=0, kw_only=True)
-
-    _prepared: Literal[False] = with_care()
 
 
 @operation

@@ -6,13 +6,14 @@ kernel has put into its buffers comes as leases: see _leases.
 """
 
 import struct
+import sys
 import weakref
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from uring import _memory
 from uring._ffi import lib
 from uring._setup import check_range
-from uring.flags import PbufRingFlags
+from uring.flags import Opcode, PbufRingFlags, SQEFlags
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -207,3 +208,37 @@ class SendBufferRing(_BufferGroup):
         block.lengths[bid] = length
         lib.uring_buffers_give(block.shim, bid, length)
         return len(free)
+
+
+_MSG_WAITALL: Final = 0x100
+_OP_FLAGS: Final = slice(28, 32)  # of the record
+_WAITERS: Final = frozenset({int(Opcode.RECV), int(Opcode.RECVMSG)})
+
+
+def check_group(op: Any, record: bytes, ring: object) -> None:
+    """
+    Look whether an operation may take buffers from its group on this ring.
+
+    Raises:
+        ValueError, TypeError: it may not -> the message says why.
+    """
+    group = op.group
+    if not isinstance(group, BufferRing | SendBufferRing):
+        return
+    if group.closed:
+        raise ValueError(f"{group!r} is closed")
+    if group._ring() is not ring:
+        raise ValueError(f"{group!r} belongs to another ring")
+    wanted = SendBufferRing if op._sends_buffer else BufferRing
+    if not isinstance(group, wanted):
+        raise TypeError(f"{type(op).__name__} takes a {wanted.__name__}, not {group!r}")
+    # Measured on 6.18: these use up of a buffer what was asked for, and not what was got; so where
+    # the next one begins cannot be told.
+    flags = int.from_bytes(record[_OP_FLAGS], sys.byteorder)
+    waits_for_all = record[0] in _WAITERS and flags & _MSG_WAITALL
+    is_gradual = op._is_gradual and not record[1] & SQEFlags.ASYNC and not waits_for_all
+    if group._block.is_incremental and not is_gradual:
+        raise ValueError(
+            f"{group!r} is incremental, which goes neither with single reads, nor with ASYNC, nor"
+            " with MSG_WAITALL"
+        )
