@@ -10,7 +10,7 @@ _PACKAGE = Path(__file__).parent / "uring"
 
 ffibuilder = FFI()
 ffibuilder.cdef((_PACKAGE / "_cdef.h").read_text())
-ffibuilder.set_source("uring._uring", '#include "_batch.h"', py_limited_api=True)
+ffibuilder.set_source("uring._uring", '#include "_resize.h"', py_limited_api=True)
 
 
 class BuildShim(build_ext):

@@ -18,6 +18,7 @@ FLOORS = [
     {"__main__"},
     {"__init__", "_selfcheck"},
     {"ring"},
+    {"_waiting"},
     {"_running"},
     {"_submission", "_completion"},
     {"_core"},

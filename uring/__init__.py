@@ -5,6 +5,7 @@ The layers, from the top; each imports only from those below it:
 
     __main__                                what this machine allows, and a self-check
     ring                                    Ring: queue -> submit -> wait -> copy out
+    _waiting                                other waits, and other sizes
     _running                                Ring.run(): whole batches, in C
     _submission  _completion                its two sides
     _core                                   the floor that they share
@@ -114,6 +115,7 @@ from uring.operations import (
     Writev,
 )
 from uring.probe import Probe, probe
+from uring.registry.waits import WaitArg, WaitRegion
 from uring.ring import (
     Ring,
 )
@@ -212,6 +214,8 @@ __all__ = [
     "UnsupportedSetupError",
     "UringCmdFlags",
     "UringError",
+    "WaitArg",
+    "WaitRegion",
     "WorkerKind",
     "Write",
     "WriteMany",
