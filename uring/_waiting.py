@@ -19,9 +19,10 @@ from uring._completion import deadline_ns
 from uring._ffi import ffi, lib
 from uring._running import RunSide
 from uring._setup import RingParams, check_cq_entries, check_entries, check_range
+from uring.completions import EMPTY
 from uring.errors import RegisterError, RingClosedError, UnsupportedError
 from uring.flags import CQRingFlags, EnterFlags, Features, RegisterOpcode, SetupFlags
-from uring.registry.waits import WAIT_SIZE, WaitRegion
+from uring.registry.waits import WAIT_SIZE, WaitEnd, WaitRegion
 from uring.sqe import UINT32_MAX
 
 if TYPE_CHECKING:
@@ -43,6 +44,12 @@ class WaitingSide(RunSide):
         self._counts_as_iowait = True
 
     # ---- waits ----
+
+    def _submit_and_wait(self, wait_nr: int, end: WaitEnd) -> int:
+        submitted = self._submit()
+        if submitted >> 32 < wait_nr or self._kept is not EMPTY:
+            self._wait_until(wait_nr, end)
+        return submitted & UINT32_MAX
 
     @property
     def iowait_enabled(self) -> bool:
@@ -98,7 +105,7 @@ class WaitingSide(RunSide):
         self._check_enter(result)
 
     def register_wait_region(
-        self, count: int = 64, *, memory: "Buffer | None" = None
+        self, count: int = 63, *, memory: "Buffer | None" = None
     ) -> WaitRegion:
         """
         Register memory for the arguments of waits; its items can be given instead of timeouts.
@@ -107,7 +114,7 @@ class WaitingSide(RunSide):
         enabled yet, once, and not with IOPOLL.
 
         Args:
-            count: how many there are at least; it is rounded up to fill pages (64 in 4096 bytes).
+            count: how many there are at least; it is rounded up to fill pages (63 in 4096 bytes).
             memory: for them, whole pages, as an `mmap.mmap` has; it is overwritten with zeroes, and
                 `count` does not matter. None: the kernel's own.
 
@@ -124,7 +131,9 @@ class WaitingSide(RunSide):
         check_range("count", count, 1, _COUNT_MAX)
         if self._params.flags & SetupFlags.IOPOLL:
             raise UnsupportedError(errno.EOPNOTSUPP, "an IOPOLL ring does not wait: it polls")
-        size = -(-count * WAIT_SIZE // mmap.PAGESIZE) * mmap.PAGESIZE
+        # One more than there are: up to 7.0 the kernel reads the first one instead of the last
+        # (array_index_nospec() in io_get_ext_arg_reg() has a bound that is one too low).
+        size = -(-(count + 1) * WAIT_SIZE // mmap.PAGESIZE) * mmap.PAGESIZE
         pin = None
         if memory is not None:
             pin, address, size = _memory.writable(memory)
@@ -139,7 +148,7 @@ class WaitingSide(RunSide):
             if result == -errno.EINVAL:
                 detail += " works only on an R_DISABLED ring before enable(), from Linux 6.13 on"
             self._fail("io_uring_register", result, detail=detail)
-        return WaitRegion(self._shim, size // WAIT_SIZE, self._store_wait)
+        return WaitRegion(self._shim, size // WAIT_SIZE - 1, self._store_wait)
 
     def _store_wait(self, index: int, timeout_ns: int, min_usec: int) -> None:
         self._check_open()
@@ -283,7 +292,7 @@ class WaitingSide(RunSide):
         if result == -errno.EOPNOTSUPP:
             raise UnsupportedError(
                 errno.EOPNOTSUPP,
-                "this kernel does not say where the new queues are: NO_SQARRAY rings do not need it",
+                "this kernel does not say where the new queues are: use SetupFlags.NO_SQARRAY",
             )
         detail = RegisterOpcode.REGISTER_RESIZE_RINGS.name
         if result == -errno.EINVAL:

@@ -279,11 +279,7 @@ class Ring(WaitingSide):
                 if submitted >> 32 < 1:
                     self._wait(1, -1)
                 return submitted & UINT32_MAX
-        end = self._end(timeout, min_timeout)
-        submitted = self._submit()
-        if submitted >> 32 < wait_nr or self._kept is not EMPTY:
-            self._wait_until(wait_nr, end)
-        return submitted & UINT32_MAX
+        return self._submit_and_wait(wait_nr, self._end(timeout, min_timeout))
 
     # ---- registering ----
 
