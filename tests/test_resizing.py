@@ -2,12 +2,15 @@
 
 import errno
 import gc
+import mmap
 import os
 import random
+import struct
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -143,6 +146,24 @@ def test_resize_where_the_counters_wrap(ring_refusal: str, place: int) -> None:
         assert found == [7, 8, 9, 10]
         for counter in (shim.sq_head, shim.sq_tail):
             counter[0] = 0
+
+
+@pytest.mark.parametrize("head", [2**32 - 2, 2**31 - 2, 6])
+def test_resize_where_the_counters_of_completions_wrap(ring_refusal: str, head: int) -> None:
+    """The same for completions, which are in the queue and not in the shim."""
+    assert not ring_refusal
+    with Ring(8, flags=DEFER) as ring:
+        shim = ring._shim
+        for place in range(head, head + 5):
+            cqe = struct.pack("=QiI", place - head, 0, 0)
+            shim.cqes[place % 16 * 16 : place % 16 * 16 + 16] = cqe
+        shim.cq_head[0] = shim.cq_taken = head
+        shim.cq_tail[0] = (head + 5) & 0xFFFFFFFF
+        assert ring.cq_ready() == 5
+        ring.resize(32)
+        assert ring.copy_cqes().user_data.tolist() == [0, 1, 2, 3, 4]
+        assert ring.cq.head == ring.cq.tail == (head + 5) & 0xFFFFFFFF
+        assert shim.cq_head[0] == ring.cq.head
 
 
 def test_resize_keeps_operations_in_flight(owned: Ring) -> None:
@@ -399,6 +420,33 @@ def test_resize_while_other_threads_look(ring_refusal: str) -> None:
             thread.join()
     assert errors == []
     assert found == {(8, 16), (64, 128)}
+
+
+def test_resize_waits_for_who_is_inside(
+    missing_page: tuple[mmap.mmap, int, threading.Event], ring_refusal: str
+) -> None:
+    """A thread that is copying out of the queue is not left without it."""
+    assert not ring_refusal
+    memory, _, released = missing_page
+    found: list[int] = []
+    with Ring(8, flags=DEFER) as ring:
+        ring.queue_all([Nop()] * 4)
+        ring.submit()
+        room = ffi.from_buffer("char[]", memory)
+        copying = threading.Thread(
+            target=lambda: found.append(lib.uring_peek(ring._shim, ring._had, 4, room))
+        )
+        copying.start()
+        stat = Path(f"/proc/self/task/{copying.native_id}/wchan")
+        while "userfault" not in stat.read_text(encoding="ascii"):
+            time.sleep(0.001)
+        threading.Timer(0.2, released.set).start()
+        start = time.monotonic()
+        ring.resize(64)
+        assert time.monotonic() - start >= 0.2
+        copying.join()
+        assert found == [4]
+        assert len(ring.copy_cqes()) == 4
 
 
 def run(program: str) -> subprocess.CompletedProcess[str]:

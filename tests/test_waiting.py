@@ -1,13 +1,10 @@
 """The other ways to wait: minimum times, registered arguments, room in the SQ, and what counts."""
 
 import contextlib
-import ctypes
 import errno
-import fcntl
 import json
 import mmap
 import os
-import platform
 import re
 import signal
 import struct
@@ -534,37 +531,21 @@ def test_sq_room_is_for_pollers(ring: Ring) -> None:
         ring.wait_sq_room()
 
 
-USERFAULTFD = {"x86_64": 323, "aarch64": 282}
-UFFDIO_API, UFFDIO_REGISTER, UFFDIO_ZEROPAGE = 0xC018AA3F, 0xC020AA00, 0xC020AA04
-
-
 @pytest.fixture
-def stuck(ring_refusal: str, pipe: tuple[int, int]) -> Iterator[tuple[Ring, threading.Event]]:
-    """A full ring whose poller waits for a page, and the event that gives it the page."""
+def stuck(
+    missing_page: tuple[mmap.mmap, int, threading.Event],
+    pipe: tuple[int, int],
+    ring_refusal: str,
+) -> Iterator[tuple[Ring, threading.Event]]:
+    """Give a full ring whose poller is held up, and the event that lets it go on."""
     assert not ring_refusal
-    libc = ctypes.CDLL(None, use_errno=True)
-    fd = libc.syscall(USERFAULTFD.get(platform.machine(), -1), os.O_CLOEXEC)
-    if fd < 0:
-        pytest.skip(f"userfaultfd, for a poller that is stuck: {os.strerror(ctypes.get_errno())}")
-    memory, released = mmap.mmap(-1, mmap.PAGESIZE), threading.Event()
-    page = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    fcntl.ioctl(fd, UFFDIO_API, struct.pack("=QQQ", 0xAA, 0, 0))
-    fcntl.ioctl(fd, UFFDIO_REGISTER, struct.pack("=QQQQ", page, mmap.PAGESIZE, 1, 0))
-
-    def give() -> None:
-        released.wait(LONG)
-        fcntl.ioctl(fd, UFFDIO_ZEROPAGE, struct.pack("=QQQQ", page, mmap.PAGESIZE, 0, 0))
-
-    giver = threading.Thread(target=give)
-    giver.start()
+    _, page, released = missing_page
     with Ring(8, flags=F.SQPOLL) as ring:
         ring.queue(uring.SQE(uring.Opcode.READV, fd=pipe[0], addr=page, len=1))
         ring.queue_all([Nop()] * 7)
         ring.submit()
         yield ring, released
         released.set()
-        giver.join()
-    os.close(fd)
 
 
 def test_sq_room_is_waited_for(stuck: tuple[Ring, threading.Event]) -> None:

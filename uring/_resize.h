@@ -1,8 +1,8 @@
 /*
  * Other sizes for the two queues of a living ring. The kernel makes new ones and copies what is in
- * the old ones. What it copies is not relied on: up to 7.0 it copies half of an SQE or CQE of double
- * size, and nothing when the counters wrap in between (io_register_resize_rings() in
- * io_uring/register.c). Nor does it say where the new SQ array is.
+ * the old ones. What it copies is not relied on: nothing, when a counter wraps between its ends, and
+ * from 6.13 until that was mended only half of an SQE or CQE of double size
+ * (io_register_resize_rings() in io_uring/register.c). Nor does it say where the new SQ array is.
  */
 
 #include "_waits.h"
