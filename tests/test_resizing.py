@@ -1,10 +1,12 @@
 """Other sizes for the queues of a living ring: nothing is lost, nothing leaks, nobody is hurt."""
 
+import contextlib
 import errno
 import gc
 import mmap
 import os
 import random
+import signal
 import struct
 import subprocess
 import sys
@@ -447,6 +449,47 @@ def test_resize_waits_for_who_is_inside(
         copying.join()
         assert found == [4]
         assert len(ring.copy_cqes()) == 4
+
+
+@pytest.mark.slow
+def test_resize_from_signal_handlers(ring_refusal: str) -> None:
+    """Handlers that resize, queue, submit and copy out, at any point of the same: none is lost."""
+    assert not ring_refusal
+    chance, seen, queued, errors = random.Random(7), list[int](), list[int](), set[int | None]()
+
+    def work(ring: Ring) -> None:
+        if ring.sq_ready() < min(4, ring.params.sq_entries):
+            with contextlib.suppress(uring.SubmissionQueueFull):
+                queued.append(ring.queue(Nop()))
+        if chance.random() < 0.6:
+            ring.submit()
+        seen.extend(ring.copy_cqes().user_data.tolist())
+        try:
+            ring.resize(1 << chance.randrange(2, 8))
+        except uring.RegisterError as error:
+            errors.add(error.errno)
+
+    with Ring(8, flags=DEFER) as ring:
+        turns: list[int] = []
+
+        def handle(_number: int, _frame: object) -> None:
+            turns.append(0)
+            work(ring)
+
+        before = signal.signal(signal.SIGALRM, handle)
+        signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
+        try:
+            while len(turns) < 500:
+                work(ring)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert sizes(ring)
+        ring.submit()
+        while ring.in_flight:
+            seen.extend(ring.copy_cqes(wait_nr=1, timeout=20).user_data.tolist())
+    assert sorted(seen) == sorted(queued)
+    assert errors <= {errno.EOVERFLOW}
 
 
 def run(program: str) -> subprocess.CompletedProcess[str]:

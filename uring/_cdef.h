@@ -16,7 +16,7 @@ struct uring {
     char *sqes;
     uint32_t *cq_head, *cq_tail;
     char *cqes;
-    uint32_t placed, cq_taken, inbox_count;
+    uint32_t placed, cq_taken, inbox_count, wait_flags;
     ...;
 };
 

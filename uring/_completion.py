@@ -30,7 +30,7 @@ from uring._setup import RingParams, check_range
 from uring.completions import CQE, CQE_SIZE, EMPTY, Completions
 from uring.errors import UnsupportedError
 from uring.flags import CQEFlags, Features, SetupFlags
-from uring.registry.waits import NEVER_NS, WaitArg, WaitEnd
+from uring.registry.waits import NEVER_NS, Timeout, WaitArg, WaitEnd
 from uring.sqe import UINT32_MAX
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class CompletionSide(Core):
         max_nr: int | None = None,
         *,
         wait_nr: int = 0,
-        timeout: float | WaitArg | None = None,
+        timeout: Timeout = None,
         min_timeout: float | None = None,
     ) -> Completions:
         """
@@ -108,7 +108,11 @@ class CompletionSide(Core):
         if max_nr is not None:
             check_range("max_nr", max_nr, 0, UINT32_MAX)
         check_range("wait_nr", wait_nr, 0, UINT32_MAX)
-        end = self._end(timeout, min_timeout)
+        end: int | WaitEnd
+        if min_timeout is None and not isinstance(timeout, WaitArg):  # as _end(), without a call
+            end = deadline_ns(timeout)
+        else:
+            end = self._end(timeout, min_timeout)
         may_wait = wait_nr > 0 and max_nr != 0
         while (taken := self._take(max_nr)) is EMPTY and may_wait:
             may_wait = self._wait_until(wait_nr, end)
@@ -330,8 +334,8 @@ class CompletionSide(Core):
             if result not in {-errno.EINTR, -errno.EAGAIN}:
                 self._fail("io_uring_enter", result)
 
-    def _end(self, timeout: float | WaitArg | None, min_timeout: float | None) -> WaitEnd:
-        """When a wait that begins now is to end."""
+    def _end(self, timeout: Timeout, min_timeout: float | None) -> int | WaitEnd:
+        """When a wait that begins now is to end; the number alone when that says it."""
         arg = None
         if isinstance(timeout, WaitArg):
             if min_timeout is not None:
@@ -340,7 +344,9 @@ class CompletionSide(Core):
                 raise ValueError(f"{timeout!r} was registered with another ring")
             arg = timeout
             timeout, min_timeout = arg.timeout, arg.min_timeout
-        elif min_timeout is not None:
+        elif min_timeout is None:
+            return deadline_ns(timeout)
+        else:
             if timeout is not None and min_timeout > timeout:
                 raise ValueError(f"min_timeout {min_timeout} is longer than timeout {timeout}")
             if not self._params.features & Features.MIN_TIMEOUT:
@@ -350,8 +356,10 @@ class CompletionSide(Core):
         min_ns = NEVER_NS if min_timeout is None else deadline_ns(min_timeout)
         return WaitEnd(deadline_ns(timeout), min_ns, arg)
 
-    def _wait_until(self, wait_nr: int, end: WaitEnd) -> bool:
+    def _wait_until(self, wait_nr: int, end: int | WaitEnd) -> bool:
         """As `_wait`, for all kinds of waits."""
+        if isinstance(end, int):
+            return self._wait(wait_nr, end)
         while True:
             end_ns, min_ns = end.end_ns, end.min_ns
             missing = wait_nr - self._kept._count

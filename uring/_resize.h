@@ -1,8 +1,8 @@
 /*
  * Other sizes for the two queues of a living ring. The kernel makes new ones and copies what is in
- * the old ones. What it copies is not relied on: nothing, when a counter wraps between its ends, and
- * from 6.13 until that was mended only half of an SQE or CQE of double size
- * (io_register_resize_rings() in io_uring/register.c). Nor does it say where the new SQ array is.
+ * the old ones. What it copies is not relied on: nothing, when a counter wraps on the way, and from
+ * 6.13 until that was mended only half of an SQE or CQE of double size (io_register_resize_rings()
+ * in io_uring/register.c). Nor does it say where the new SQ array is.
  */
 
 #include "_waits.h"
@@ -12,8 +12,8 @@
 #define REGISTER_RESIZE_RINGS 33u
 
 /*
- * Keeps everybody else out, and waits until who is inside has left, but for those who may stay long:
- * EBUSY. This thread has joined. Sequentially consistent as in uring_join().
+ * Keeps everybody else out, and waits until who is inside has left; EBUSY for those who may stay
+ * long. This thread has joined. Sequentially consistent as in uring_join().
  */
 static int resize_begin(struct uring *ring)
 {

@@ -18,7 +18,7 @@ from uring import _memory
 from uring._completion import deadline_ns
 from uring._ffi import ffi, lib
 from uring._running import RunSide
-from uring._setup import RingParams, check_cq_entries, check_entries, check_range
+from uring._setup import check_cq_entries, check_entries, check_range
 from uring.completions import EMPTY
 from uring.errors import RegisterError, RingClosedError, UnsupportedError
 from uring.flags import CQRingFlags, EnterFlags, Features, RegisterOpcode, SetupFlags
@@ -36,16 +36,14 @@ _COUNT_MAX: Final = 2**16  # of registered waits: 4 MiB, more than anybody needs
 class WaitingSide(RunSide):
     """How a ring waits, and for how much it has room."""
 
-    def __init__(self, shim: "CData", inbox: "CData", params: RingParams) -> None:
-        super().__init__(shim, inbox, params)
-        self._resizes = 0
-        """How many times a resize was begun; see `_follow_sizes`."""
-        self._region_pins: list[CData] = []
-        self._counts_as_iowait = True
+    # Of the class until it changes: with more than 30 attributes of its own an object of CPython
+    # 3.11 loses the fast way to all of them, which costs queue() a tenth.
+    _region_pins: "tuple[CData, ...]" = ()
+    """The memory of registered waits."""
 
     # ---- waits ----
 
-    def _submit_and_wait(self, wait_nr: int, end: WaitEnd) -> int:
+    def _submit_and_wait(self, wait_nr: int, end: int | WaitEnd) -> int:
         submitted = self._submit()
         if submitted >> 32 < wait_nr or self._kept is not EMPTY:
             self._wait_until(wait_nr, end)
@@ -65,7 +63,7 @@ class WaitingSide(RunSide):
 
         Kernel: 6.15. liburing: io_uring_set_iowait(3).
         """
-        return self._counts_as_iowait
+        return not self._shim.wait_flags & EnterFlags.NO_IOWAIT
 
     @iowait_enabled.setter
     def iowait_enabled(self, enabled: bool) -> None:
@@ -77,7 +75,6 @@ class WaitingSide(RunSide):
             )
         flags = 0 if enabled else int(EnterFlags.NO_IOWAIT)
         self._check_enter(lib.uring_set_wait_flags(self._shim, flags))
-        self._counts_as_iowait = enabled
 
     @property
     def eventfd_enabled(self) -> bool:
@@ -140,10 +137,10 @@ class WaitingSide(RunSide):
             if (address | size) % mmap.PAGESIZE or size == 0:
                 raise ValueError(f"memory must be whole pages of {mmap.PAGESIZE} bytes: an mmap")
         given = ffi.NULL if pin is None else pin
-        self._region_pins.append(given)  # before the kernel has it, which never gives it back
+        self._region_pins += (given,)  # before the kernel has it, which never gives it back
         result = lib.uring_register_region(self._shim, given, size)
         if result < 0:
-            self._region_pins.remove(given)
+            self._region_pins = tuple(pin for pin in self._region_pins if pin is not given)
             detail = RegisterOpcode.REGISTER_MEM_REGION.name
             if result == -errno.EINVAL:
                 detail += " works only on an R_DISABLED ring before enable(), from Linux 6.13 on"
@@ -244,7 +241,6 @@ class WaitingSide(RunSide):
         params = ffi.new("struct uring_params *")
         params.flags = SetupFlags.CQSIZE
         params.sq_entries, params.cq_entries = entries, cq_entries
-        self._resizes += 1
         smaller = min(entries, self._params.sq_entries)
         self._params = attrs.evolve(self._params, sq_entries=smaller)
         try:
@@ -268,14 +264,14 @@ class WaitingSide(RunSide):
     def _follow_sizes(self) -> None:
         """Take the sizes that C has."""
         while True:
-            before = self._resizes
+            before = self._params
             counters = self._counters()
             params = attrs.evolve(
-                self._params,
+                before,
                 sq_entries=int(counters.sq_entries),
                 cq_entries=int(counters.cq_entries),
             )
-            if self._resizes == before:  # no call and nothing made between this and the last store
+            if self._params is before:  # no call and nothing made between this and the last store
                 self._params = params
                 self._cq_limit = params.cq_entries
                 self._room = 0  # ask again

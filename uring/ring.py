@@ -58,7 +58,7 @@ from uring.errors import EnterError, RingClosedError
 from uring.flags import Features, Opcode, RegisterOpcode, SetupFlags
 from uring.registry.cancel import CANCEL_ANSWERS, sync_cancel_any
 from uring.registry.files import files_argument, update_argument
-from uring.registry.waits import WaitArg
+from uring.registry.waits import Timeout
 from uring.sqe import SQE, UINT32_MAX, HasFileno
 
 if TYPE_CHECKING:
@@ -210,11 +210,7 @@ class Ring(WaitingSide):
     # ---- submitting and waiting ----
 
     def submit_and_wait(
-        self,
-        wait_nr: int = 1,
-        *,
-        timeout: float | WaitArg | None = None,
-        min_timeout: float | None = None,
+        self, wait_nr: int = 1, *, timeout: Timeout = None, min_timeout: float | None = None
     ) -> int:
         """
         Submit all that is queued, and wait until `wait_nr` completions are there.
@@ -442,7 +438,7 @@ class Ring(WaitingSide):
                 _teardown.keep_for_ever((self._shim, self._inbox, self._region_pins))
             else:
                 lib.uring_exit(self._shim)
-        self._region_pins = []
+        self._region_pins = ()
         self._fd = -1
         _teardown.forget(self)
         if self._in_flight:

@@ -98,6 +98,10 @@ class WaitArg:
         return f"WaitArg(index={self.index}, timeout={timeout!r}, min_timeout={min_timeout!r})"
 
 
+Timeout = float | WaitArg | None
+"""How long a wait may last: seconds, a registered argument, or without end."""
+
+
 class WaitRegion:
     """
     Memory for the arguments of waits, registered with one ring; `region[i]` is a `WaitArg`.
