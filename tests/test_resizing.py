@@ -442,8 +442,8 @@ def test_resize_waits_for_who_is_inside(
         stat = Path(f"/proc/self/task/{copying.native_id}/wchan")
         while "userfault" not in stat.read_text(encoding="ascii"):
             time.sleep(0.001)
-        threading.Timer(0.2, released.set).start()
         start = time.monotonic()
+        threading.Timer(0.2, released.set).start()
         ring.resize(64)
         assert time.monotonic() - start >= 0.2
         copying.join()

@@ -47,6 +47,14 @@ def later(seconds: float, fd: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def started(timer: threading.Timer) -> Iterator[None]:
+    """What happens meanwhile."""
+    timer.start()
+    yield
+    timer.join()
+
+
+@contextlib.contextmanager
 def alarms(every: float) -> Iterator[list[int]]:
     """A signal again and again, whose handler counts."""
     seen: list[int] = []
@@ -179,8 +187,8 @@ def test_min_timeout_needs_its_feature(ring: Ring) -> None:
 
 def test_closing_ends_a_wait_with_min_timeout(ring: Ring) -> None:
     """Another thread closes the ring: RingClosedError."""
-    threading.Timer(SHORT, ring.close).start()
-    with takes(SHORT), pytest.raises(uring.RingClosedError):
+    timer = threading.Timer(SHORT, ring.close)
+    with takes(SHORT), started(timer), pytest.raises(uring.RingClosedError):
         ring.copy_cqes(wait_nr=4, min_timeout=LONG)
 
 
@@ -369,8 +377,8 @@ def test_registered_wait_goes_on_after_signals(waits: tuple[Ring, WaitRegion]) -
 def test_registered_wait_ends_when_the_ring_is_closed(waits: tuple[Ring, WaitRegion]) -> None:
     """Closing wakes it, and afterwards the region refuses to be changed."""
     ring, region = waits
-    threading.Timer(SHORT, ring.close).start()
-    with takes(SHORT), pytest.raises(uring.RingClosedError):
+    timer = threading.Timer(SHORT, ring.close)
+    with takes(SHORT), started(timer), pytest.raises(uring.RingClosedError):
         ring.copy_cqes(wait_nr=1, timeout=region[0])
     ring.close()
     with pytest.raises(uring.RingClosedError):
@@ -553,8 +561,9 @@ def test_sq_room_is_waited_for(stuck: tuple[Ring, threading.Event]) -> None:
     ring, released = stuck
     with takes(SHORT):
         assert ring.wait_sq_room(timeout=SHORT) == 0
-    threading.Timer(0.3, released.set).start()
+    timer = threading.Timer(0.3, released.set)
     with alarms(0.02) as seen, takes(0.3):
+        timer.start()
         assert ring.wait_sq_room() == 8
     assert len(seen) > 3
 
@@ -563,8 +572,7 @@ def test_sq_room_is_waited_for_without_the_gil(stuck: tuple[Ring, threading.Even
     """Another thread runs while one is blocked in the kernel, and Ctrl-C ends the wait."""
     ring, _ = stuck
     timer = threading.Timer(SHORT, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    with takes(SHORT), pytest.raises(KeyboardInterrupt):
+    with takes(SHORT), started(timer), pytest.raises(KeyboardInterrupt):
         ring.wait_sq_room()
 
 

@@ -3,8 +3,8 @@
  * room in the SQ. The rules are those of _shim.h, and the plain wait is in _queues.h.
  *
  * The kernel gets what is left of a time, not its end: ENTER_ABS_TIMER (6.12) would be on the clock
- * of the ring, which may be another (REGISTER_CLOCK), and our deadlines are on CLOCK_MONOTONIC. So a
- * wait on a ring with BOOTTIME counts a suspension until a signal interrupts it, and then not.
+ * of the ring, which may be another (REGISTER_CLOCK), and our deadlines are on CLOCK_MONOTONIC.
+ * So a wait on a ring with BOOTTIME counts a suspension, until a signal interrupts it.
  */
 
 #include "_batch.h"
