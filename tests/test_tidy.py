@@ -18,7 +18,7 @@ FLOORS = [
     {"__main__"},
     {"__init__", "_selfcheck"},
     {"ring"},
-    {"_streaming"},
+    {"_streaming", "_waiting"},
     {"_running", "_registering", "_providing"},
     {"_calls"},
     {"_submission", "_completion"},

@@ -333,10 +333,11 @@ class SubmissionSide(Core):
         with self._lock:
             counters = self._trim()
             unconsumed = (counters.sq_tail - counters.sq_head) & UINT32_MAX
-            self._room = self._params.sq_entries - int(unconsumed)
+            entries = int(counters.sq_entries)
+            self._room = entries - int(unconsumed)
             if len(self._pending) - 1 + count > self._room:
                 raise SubmissionQueueFull(
-                    f"the submission queue of {self._params.sq_entries} entries has"
+                    f"the submission queue of {entries} entries has"
                     f" {self._room - len(self._pending) + 1} free, {count} needed: submit() first"
                 )
 
@@ -467,7 +468,7 @@ class SubmissionSide(Core):
     def _fitting(self, records: Sequence[Record]) -> int:
         """How many of the first records fit without cutting a chain, unless it would never fit."""
         counters = self._counters()
-        entries = self._params.sq_entries
+        entries = int(counters.sq_entries)
         room = entries - int((counters.sq_tail - counters.sq_head) & UINT32_MAX)
         whole = min(room, len(records))
         while 0 < whole < len(records) and is_linked(records[whole - 1]):
@@ -491,7 +492,7 @@ class SubmissionSide(Core):
     def _placed_number(self, place: int) -> int:
         """The user_data in the SQE at `place`."""
         size = SQE_SIZE * (2 if self._params.flags & SetupFlags.SQE128 else 1)
-        start = (place & (self._params.sq_entries - 1)) * size + 32
+        start = (place & int(self._counters().sq_mask)) * size + 32
         number: bytes = ffi.buffer(self._shim.sqes + start, 8)[:]
         return int.from_bytes(number, sys.byteorder)
 
