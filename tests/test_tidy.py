@@ -147,7 +147,15 @@ def test_all_is_complete() -> None:
         for name, value in vars(importlib.import_module(f"uring.{module}")).items():
             own = str(getattr(value, "__module__", "")).startswith(f"uring.{module}")
             if inspect.isclass(value) and own and not name.startswith("_"):
-                internal = {"Answer", "HasBgid", "HasFileno", "Queueable", "FileLike", "MakesFile"}
+                internal = {
+                    "Answer",
+                    "HasBgid",
+                    "HasFileno",
+                    "Queueable",
+                    "FileLike",
+                    "MakesFile",
+                    "WaitEnd",
+                }
                 internal |= {"HasOpcode", "ZcrxRequest"}
                 assert name in uring.__all__ or name in internal, name
 
