@@ -60,14 +60,14 @@ def test_trial_setups_find_what_the_query_says() -> None:
         1, SetupFlags(0), cq_entries=None, sq_thread_cpu=None, sq_thread_idle_ms=None, wq_fd=None
     )
     known = SetupFlags(sum(SetupFlags))
-    assert probe_module._try_setup_flags(ring) == found.setup_flags & known
+    assert probe_module.try_setup_flags(ring) == found.setup_flags & known
     lib.uring_exit(ring)
 
 
 def test_probe_without_a_query_tries_each_flag(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without REGISTER_QUERY the setup flags are the same, and the register opcodes are unknown."""
     queried = probe()
-    monkeypatch.setattr(probe_module, "_query_opcodes", lambda _ring: None)
+    monkeypatch.setattr(probe_module, "query_opcodes", lambda _ring: None)
     tried = probe()
     assert tried.last_register_opcode is None
     assert tried.opcodes == queried.opcodes
@@ -79,7 +79,7 @@ def test_probe_without_a_query_tries_each_flag(monkeypatch: pytest.MonkeyPatch) 
 def test_probe_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch, *, has_query: bool) -> None:
     """A probe closes every ring that it made, also those of the trials."""
     if not has_query:
-        monkeypatch.setattr(probe_module, "_query_opcodes", lambda _ring: None)
+        monkeypatch.setattr(probe_module, "query_opcodes", lambda _ring: None)
     before = os.listdir("/proc/self/fd")  # noqa: PTH208 - names, not paths
     for _ in range(3):
         probe()

@@ -27,8 +27,8 @@ from uring._ffi import ffi, lib
 from uring._inflight import Ended
 from uring._memory import nanoseconds
 from uring._setup import RingParams, check_range
-from uring.completions import CQE, CQE_SIZE, EMPTY, Completions
-from uring.flags import CQEFlags, SetupFlags
+from uring.completions import CQE, EMPTY, Completions, cqe_size
+from uring.flags import CQEFlags
 from uring.sqe import UINT32_MAX
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class CompletionSide(Core):
 
     def __init__(self, shim: "CData", inbox: "CData", params: RingParams) -> None:
         super().__init__(shim, inbox, params)
-        self._cqe_size = CQE_SIZE * (2 if params.flags & SetupFlags.CQE32 else 1)
+        self._cqe_size = cqe_size(params.flags)
         self._landed = memoryview(ffi.buffer(inbox))
         self._cq_limit = params.cq_entries
         self._had = 0
@@ -115,7 +115,7 @@ class CompletionSide(Core):
         if self._is_guarded:
             self._check_use()
         # The shortest way: the one operation that is in flight has ended. A result of 1 is one CQE
-        # without flags.
+        # without flags, so of 16 bytes also where there are others.
         in_flight = self._in_flight
         record = in_flight.single
         if record is not None and self._kept is EMPTY and not self._handovers:

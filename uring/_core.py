@@ -3,6 +3,7 @@
 import errno
 import threading
 import weakref
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from uring._ffi import ffi, lib
@@ -17,9 +18,19 @@ if TYPE_CHECKING:
 
     from uring._uring import CData
 
+_NOT_PLAIN = SetupFlags.SQPOLL | SetupFlags.SQE128 | SetupFlags.CQE32
+_OWNED = SetupFlags.SINGLE_ISSUER | SetupFlags.REGISTERED_FD_ONLY
+"""Flags with which the kernel lets one thread alone use a ring."""
 FORKED = "the ring was made before a fork, and belongs to the parent: make a new one"
 CLOSED = -1
 """Instead of a count, in the pending of a ring that is closing: nothing is handed over any more."""
+
+
+def lives(native_id: int, thread: threading.Thread | None) -> bool:
+    """Whether the thread is alive that had this native id."""
+    if thread is not None and not thread.is_alive():
+        return False  # the kernel may show it for a moment more
+    return Path(f"/proc/self/task/{native_id}").exists()
 
 
 class Core:
@@ -46,10 +57,12 @@ class Core:
         """Why the ring may not be used any more, or None."""
         self._is_guarded = False
         """Whether `_check_use` may have something to say."""
-        is_sqpoll, is_big = params.flags & SetupFlags.SQPOLL, params.flags & SetupFlags.CQE32
-        self._can_be_plain = not (is_sqpoll or is_big)
+        self._can_be_plain = not params.flags & _NOT_PLAIN
         self._is_plain = self._can_be_plain and not params.flags & SetupFlags.R_DISABLED
-        """Whether the shortest ways are open: the kernel takes at once, and a CQE is 16 bytes."""
+        """
+        Whether the shortest ways are open: the kernel takes at once, an SQE is 64 bytes, and a CQE
+        without flags 16.
+        """
         self._owner: int | None = None
         """
         The native id of the one thread that may use it, or None. Not the ident, which Python gives
@@ -59,11 +72,11 @@ class Core:
         self._own_thread = threading.local()
         """Has the attribute `is_here` in the owner, and in no other thread."""
         self._is_disabled = bool(params.flags & SetupFlags.R_DISABLED)
-        if not self._is_disabled:
+        if not self._is_disabled or params.flags & SetupFlags.REGISTERED_FD_ONLY:
             self._own()
 
     def _own(self) -> None:
-        if self._params.flags & SetupFlags.SINGLE_ISSUER:
+        if self._params.flags & _OWNED:
             self._is_guarded = True
             self._owner = threading.get_native_id()
             self._own_thread.is_here = True
@@ -91,9 +104,9 @@ class Core:
         own = threading.get_native_id()
         if owner != own:
             raise WrongThreadError(
-                "this ring has SetupFlags.SINGLE_ISSUER and belongs to the thread with native id"
-                f" {owner}; this is thread {own}: use it from its owner, or make it without that"
-                " flag"
+                f"this ring has {self._params.flags & _OWNED!r} and belongs to the thread with"
+                f" native id {owner}; this is thread {own}: use it from its owner, or make it"
+                " without that flag"
             )
 
     def _check_enter(self, result: int) -> int:
@@ -104,7 +117,8 @@ class Core:
     def _fail(self, call: str, result: int, *, detail: str = "") -> NoReturn:
         if result == -errno.ESHUTDOWN:
             raise RingClosedError(self._refusal or "the ring is closed")
-        if result == -errno.EEXIST and self._owner is not None:
+        is_strange = result == -errno.EEXIST or (result == -errno.EBADF and self._shim.fd < 0)
+        if is_strange and self._owner is not None:  # a thread that got the same native id
             raise WrongThreadError(f"this ring belongs to thread {self._owner}, which has ended")
         if result == -errno.EOWNERDEAD:
             self._refuse(FORKED)

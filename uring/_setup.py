@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from uring._ffi import ffi, lib
-from uring.completions import CQE_SIZE
+from uring._kernel import query_opcodes, try_setup_flags
+from uring.completions import cqe_size
 from uring.errors import UnsupportedError, UnsupportedSetupError, call_error
 from uring.flags import Features, SetupFlags
+from uring.sqe import UINT32_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +32,8 @@ _NEEDS: Final = (
     (_F.TASKRUN_FLAG, _F.COOP_TASKRUN | _F.DEFER_TASKRUN),
     (_F.DEFER_TASKRUN, _F.SINGLE_ISSUER),
     (_F.HYBRID_IOPOLL, _F.IOPOLL),
+    (_F.REGISTERED_FD_ONLY, _F.NO_MMAP),
+    (_F.SQ_REWIND, _F.NO_SQARRAY),
 )
 _EXCLUDES: Final = (
     (_F.SQPOLL, _F.COOP_TASKRUN | _F.TASKRUN_FLAG | _F.DEFER_TASKRUN),
@@ -41,7 +45,7 @@ _BY_ARGUMENT: Final = (
     (_F.SQ_AFF, "sq_thread_cpu"),
     (_F.ATTACH_WQ, "attach_wq"),
 )
-_NOT_DRIVEN: Final = _F.CQE_MIXED | _F.SQE_MIXED | _F.NO_MMAP | _F.REGISTERED_FD_ONLY | _F.SQ_REWIND
+_NOT_DRIVEN: Final = _F.SQE_MIXED | _F.SQ_REWIND
 
 
 @attrs.frozen
@@ -61,10 +65,12 @@ class RingParams:
     wq_fd: int
 
 
-def check_entries(entries: int) -> None:
+def check_entries(entries: int, *, is_clamped: bool = False) -> None:
     """Refuse a size that the kernel would refuse, or would silently round up."""
     if not isinstance(entries, int) or isinstance(entries, bool):
         raise TypeError(f"entries must be an int, not {entries!r}")
+    if is_clamped and ENTRIES_MAX < entries <= UINT32_MAX:
+        return
     if 1 <= entries <= ENTRIES_MAX and entries & (entries - 1) == 0:
         return
     valid = min(max(1, 1 << max(entries - 1, 0).bit_length()), ENTRIES_MAX)
@@ -91,10 +97,6 @@ def check_flags(flags: SetupFlags, given: "Mapping[str, object]") -> SetupFlags:
     for flag, excluded in _EXCLUDES:
         if flags & flag and flags & excluded:
             raise ValueError(f"{flag!r} cannot stand with {flags & excluded!r}")
-    if flags & _NOT_DRIVEN:
-        raise UnsupportedError(
-            errno.EOPNOTSUPP, f"this version of uring does not drive {flags & _NOT_DRIVEN!r}"
-        )
     unknown = int(flags) & ~sum(SetupFlags)
     if unknown:
         raise ValueError(f"flags has bits that no kernel knows: {unknown:#x}")
@@ -125,7 +127,6 @@ def setup(
 
     The inbox is where the shim leaves completions; it must be kept as long as the struct.
     """
-    check_entries(entries)
     given = {
         "cq_entries": cq_entries,
         "sq_thread_cpu": sq_thread_cpu,
@@ -133,10 +134,19 @@ def setup(
         "attach_wq": wq_fd,
     }
     flags = check_flags(flags, given)
+    check_entries(entries, is_clamped=_F.CLAMP in flags)
+    if flags & _NOT_DRIVEN:
+        raise _lacking(flags) or UnsupportedError(
+            errno.EOPNOTSUPP, f"this version of uring does not drive {flags & _NOT_DRIVEN!r}"
+        )
     params = ffi.new("struct uring_params *")
     params.flags = flags
     if cq_entries is not None:
-        params.cq_entries = check_range("cq_entries", cq_entries, entries, CQ_ENTRIES_MAX)
+        most = UINT32_MAX if _F.CLAMP in flags else CQ_ENTRIES_MAX
+        least = min(entries, ENTRIES_MAX)
+        params.cq_entries = check_range("cq_entries", cq_entries, least, most)
+        if params.cq_entries == 1 and flags & _F.CQE_MIXED:
+            raise ValueError("CQE_MIXED needs cq_entries of 2 at least: one CQE may take two places")
     if sq_thread_cpu is not None:
         params.sq_thread_cpu = check_range("sq_thread_cpu", sq_thread_cpu, 0, 2**31 - 1)
     if sq_thread_idle_ms is not None:
@@ -149,9 +159,10 @@ def setup(
     ring = ffi.gc(ffi.new("struct uring *"), lib.uring_exit)
     error = lib.uring_setup(ring, entries, params)
     if error < 0:
-        raise call_error("io_uring_setup", -error, detail=_detail(-error, flags, sq_thread_cpu))
-    cqe_size = CQE_SIZE * (2 if flags & SetupFlags.CQE32 else 1)
-    inbox = ffi.new("char[]", params.cq_entries * cqe_size)
+        lacking = _lacking(flags) if error == -errno.EINVAL else None
+        detail = _detail(-error, flags, sq_thread_cpu)
+        raise lacking or call_error("io_uring_setup", -error, detail=detail)
+    inbox = ffi.new("char[]", params.cq_entries * cqe_size(flags))
     error = lib.uring_map(ring, params, inbox)
     if error == -errno.EOPNOTSUPP:
         raise UnsupportedSetupError(
@@ -176,10 +187,27 @@ def _granted(params: "CData") -> RingParams:
     )
 
 
+def _lacking(flags: SetupFlags) -> UnsupportedSetupError | None:
+    """The error that says which of the flags this kernel does not know; None when it knows all."""
+    ring, _inbox, _params = setup(
+        1, SetupFlags(0), cq_entries=None, sq_thread_cpu=None, sq_thread_idle_ms=None, wq_fd=None
+    )
+    try:
+        known, _ = query_opcodes(ring) or (try_setup_flags(ring), None)
+    finally:
+        lib.uring_exit(ring)
+    unknown = [f"{flag!r}, which needs Linux {flag.since}" for flag in flags & ~known]
+    if not unknown:
+        return None
+    return UnsupportedSetupError(
+        errno.EINVAL, f"io_uring_setup: this kernel does not know {' and '.join(unknown)}"
+    )
+
+
 def _detail(error: int, flags: SetupFlags, sq_thread_cpu: int | None) -> str:
     if error != errno.EINVAL:
         return ""
-    lines = [f"{flag!r} needs Linux {flag.since}" for flag in flags if flag.since != "5.1"]
+    lines = []
     if sq_thread_cpu is not None:
         lines.append(f"sq_thread_cpu {sq_thread_cpu} must be a processor that is online")
     if flags & SetupFlags.ATTACH_WQ:

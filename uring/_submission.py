@@ -53,6 +53,7 @@ class SubmissionSide(Core):
     def __init__(self, shim: "CData", inbox: "CData", params: RingParams) -> None:
         super().__init__(shim, inbox, params)
         self._is_sqpoll = bool(params.flags & SetupFlags.SQPOLL)
+        self._has_sqe128 = bool(params.flags & SetupFlags.SQE128)
         self._room = params.sq_entries  # as many may be pending without asking the kernel
         self._next_number = FIRST_DRAWN
 
@@ -184,6 +185,11 @@ class SubmissionSide(Core):
         except (AttributeError, TypeError):
             self._check_operation(op)
             raise
+        if len(encoded) != SQE_SIZE and not self._has_sqe128:
+            raise ValueError(
+                f"{op!r} has an SQE of {len(encoded)} bytes, which takes a ring with"
+                " SetupFlags.SQE128"
+            )
         if user_data is None:
             user_data = op.user_data
             if user_data is None:
@@ -384,6 +390,9 @@ class SubmissionSide(Core):
         if self._is_sqpoll:
             self._room = 0  # from here on only the kernel knows
         try:
+            if self._has_sqe128:
+                sqes = b"".join([record[1].ljust(2 * SQE_SIZE, b"\0") for record in records])
+                return lib.uring_submit128(self._shim, start, sqes, numbers, len(records))
             if len(records) == 1:
                 return lib.uring_submit_one(self._shim, start, records[0][1], records[0][0])
             sqes = b"".join([record[1] for record in records])
@@ -418,7 +427,7 @@ class SubmissionSide(Core):
 
     def _placed_number(self, place: int) -> int:
         """The user_data in the SQE at `place`."""
-        size = SQE_SIZE * (2 if self._params.flags & SetupFlags.SQE128 else 1)
+        size = SQE_SIZE * (2 if self._has_sqe128 else 1)
         start = (place & (self._params.sq_entries - 1)) * size + 32
         number: bytes = ffi.buffer(self._shim.sqes + start, 8)[:]
         return int.from_bytes(number, sys.byteorder)

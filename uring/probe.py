@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Final, Protocol
 import attrs
 
 from uring import _memory
-from uring._ffi import ffi, lib
+from uring._ffi import lib
+from uring._kernel import query_opcodes, try_setup_flags
 from uring._setup import setup
 from uring.errors import UnsupportedError, call_error
 from uring.flags import (
     Features,
     Opcode,
     ProbeFlags,
-    QueryOpcode,
     RegisterOpcode,
     SetupFlags,
 )
@@ -34,20 +34,6 @@ if TYPE_CHECKING:
 _PROBE_SIZE: Final = 16  # struct io_uring_probe, before its array
 _PROBE_OP: Final = struct.Struct("=BxH4x")  # struct io_uring_probe_op
 _PROBE_OPS_MAX: Final = 256  # an opcode is one byte; the kernel refuses to fill in more
-
-_QUERY_HEADER: Final = struct.Struct("=QQIIi12x")  # struct io_uring_query_hdr
-_QUERY_OPCODES: Final = struct.Struct("=IIQQQQI4x")  # struct io_uring_query_opcode
-
-_F = SetupFlags
-# What must be set beside a flag for the kernel to take it: io_uring_setup(2).
-_COMPANIONS: Final = {
-    _F.SQ_AFF: _F.SQPOLL,
-    _F.TASKRUN_FLAG: _F.COOP_TASKRUN,
-    _F.DEFER_TASKRUN: _F.SINGLE_ISSUER,
-    _F.REGISTERED_FD_ONLY: _F.NO_MMAP,
-    _F.HYBRID_IOPOLL: _F.IOPOLL,
-    _F.SQ_REWIND: _F.NO_SQARRAY,
-}
 
 
 class HasOpcode(Protocol):
@@ -127,7 +113,7 @@ def probe() -> Probe:
     )
     try:
         opcodes = frozenset(_probe_opcodes(ring))
-        setup_flags, last_register_opcode = _query_opcodes(ring) or (_try_setup_flags(ring), None)
+        setup_flags, last_register_opcode = query_opcodes(ring) or (try_setup_flags(ring), None)
     finally:
         lib.uring_exit(ring)
     return Probe(
@@ -156,50 +142,3 @@ def _probe_opcodes(ring: "CData") -> "Iterator[Opcode]":
     for number, flags in _PROBE_OP.iter_unpack(answer[_PROBE_SIZE:][: count * _PROBE_OP.size]):
         if flags & ProbeFlags.SUPPORTED and number in known:
             yield Opcode(number)
-
-
-def _query_opcodes(ring: "CData") -> tuple[SetupFlags, int] | None:
-    """Ask for (the setup flags, the last register opcode); None where one cannot ask."""
-    query = bytearray(_QUERY_HEADER.size + _QUERY_OPCODES.size)
-    pin, address, _ = _memory.writable(query)
-    _QUERY_HEADER.pack_into(
-        query, 0, 0, address + _QUERY_HEADER.size, QueryOpcode.OPCODES, _QUERY_OPCODES.size, 0
-    )
-    if lib.uring_register(ring, RegisterOpcode.REGISTER_QUERY, pin, 0) < 0:
-        return None
-    *_, result = _QUERY_HEADER.unpack_from(query)
-    if result < 0:
-        return None
-    answer = _QUERY_OPCODES.unpack_from(query, _QUERY_HEADER.size)
-    _, register_count, _, setup_flags, *_ = answer
-    return SetupFlags(setup_flags), register_count - 1
-
-
-def _try_setup_flags(ring: "CData") -> SetupFlags:
-    """Try each flag with a ring of its own."""
-    found = SetupFlags(0)
-    for flag in SetupFlags:
-        if _knows_setup_flag(flag, ring.fd):
-            found |= flag
-    return found
-
-
-def _knows_setup_flag(flag: SetupFlags, wq_fd: int) -> bool:
-    """
-    Whether the kernel knows a flag.
-
-    Its first test is for bits that it does not know, with EINVAL. So any other errno proves that it
-    knows the flag: EFAULT for NO_MMAP without memory, EPERM for SQPOLL before 5.11.
-    """
-    params = ffi.new("struct uring_params *")
-    params.flags = flag | _COMPANIONS.get(flag, SetupFlags(0))
-    if flag is SetupFlags.CQSIZE:
-        params.cq_entries = 2
-    elif flag is SetupFlags.ATTACH_WQ:
-        params.wq_fd = wq_fd
-    elif flag is SetupFlags.SQ_AFF:
-        params.sq_thread_cpu = min(os.sched_getaffinity(0))  # processor 0 need not be online
-    trial = ffi.gc(ffi.new("struct uring *"), lib.uring_exit)
-    error = lib.uring_setup(trial, 1, params)
-    lib.uring_exit(trial)
-    return error != -errno.EINVAL

@@ -39,18 +39,19 @@ benchmarks/README.md). One at a time, submit_and_wait() and copy_cqe() have a wa
 
 import contextlib
 import errno
+import io
 import sys
 import threading
 import time
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 from uring import _teardown
 from uring._completion import deadline_ns
-from uring._core import CLOSED, FORKED
+from uring._core import CLOSED, FORKED, lives
 from uring._ffi import ffi, lib
 from uring._inflight import InFlight
+from uring._ringfd import RingFdSide
 from uring._running import RunSide
 from uring._setup import RingParams, check_range, setup
 from uring._views import CompletionQueueView, SubmissionQueueView
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
 
 NO_SETUP_FLAGS: Final = SetupFlags(0)
 _uring_submit_one: Final = lib.uring_submit_one
+_NO_FD: Final = -2  # an open ring's that has none: REGISTERED_FD_ONLY
 _WAIT_SLICE_NS: Final = 50_000_000  # how often a closing ring cancels what is still there, again
 
 
@@ -76,7 +78,7 @@ def _packed(number: int) -> bytes:
     return number.to_bytes(8, sys.byteorder)
 
 
-class Ring(RunSide):
+class Ring(RunSide, RingFdSide):
     """
     An io_uring: a submission queue and a completion queue shared with the kernel.
 
@@ -132,14 +134,14 @@ class Ring(RunSide):
         self._closing_lock = threading.RLock()
         self._orphans: list[int | None] = [None]
         _teardown.watch(self)
-        self._fd = int(shim.fd)
+        self._fd = int(shim.fd) if shim.fd >= 0 else _NO_FD
 
     # ---- looking at it ----
 
     @property
     def fd(self) -> int:
-        """The ring's descriptor; -1 once the ring is closed."""
-        return self._fd
+        """The ring's descriptor; -1 once the ring is closed, and with REGISTERED_FD_ONLY always."""
+        return max(self._fd, -1)
 
     def fileno(self) -> int:
         """
@@ -149,8 +151,11 @@ class Ring(RunSide):
 
         Raises:
             RingClosedError: the ring is closed.
+            io.UnsupportedOperation: the ring has REGISTERED_FD_ONLY, and so none.
         """
         self._check_open()
+        if self._fd == _NO_FD:
+            raise io.UnsupportedOperation("a ring with REGISTERED_FD_ONLY has no descriptor")
         return self._fd
 
     @property
@@ -203,7 +208,7 @@ class Ring(RunSide):
             return f"<Ring closed: {self._refusal}>"
         params = self._params
         return (
-            f"<Ring fd={self._fd} entries={params.sq_entries}/{params.cq_entries}"
+            f"<Ring fd={self.fd} entries={params.sq_entries}/{params.cq_entries}"
             f" flags={params.flags!r} in_flight={self.in_flight}>"
         )
 
@@ -450,10 +455,7 @@ class Ring(RunSide):
             )
 
     def _owner_lives(self) -> bool:
-        thread = self._owner_object()
-        if thread is not None and not thread.is_alive():
-            return False  # the kernel may show it for a moment more
-        return self._owner is not None and Path(f"/proc/self/task/{self._owner}").exists()
+        return self._owner is not None and lives(self._owner, self._owner_object())
 
     def _quiesce(self, deadline: float, *, can_enter: bool) -> None:
         """Drop what was not submitted, wake who waits, reap until nothing is in flight."""
