@@ -197,7 +197,9 @@ def test_setup_of_a_flag_that_the_kernel_lacks_names_its_release(
     """The error is both a SetupError and an UnsupportedError, for the flag that is missing alone."""
     if uring.probe().supports(flags):
         pytest.fail(f"this kernel knows {name}: it is refused for another reason now")
-    with pytest.raises(uring.UnsupportedSetupError, match=rf"{name}.* needs Linux {since}$") as info:
+    with pytest.raises(
+        uring.UnsupportedSetupError, match=rf"{name}.* needs Linux {since}$"
+    ) as info:
         uring.Ring(8, flags=flags)
     assert "SQARRAY" not in str(info.value)
     assert info.value.errno == errno.EINVAL
@@ -241,11 +243,15 @@ def test_setup_with_clamp_refuses_other_entries_as_ever(entries: int) -> None:
         uring.Ring(entries, flags=F.CLAMP)
 
 
-def test_setup_of_mixed_completions_needs_two_entries() -> None:
-    """A completion that takes two places would never fit in a queue of one."""
-    with pytest.raises(ValueError, match="CQE_MIXED needs cq_entries of 2"):
-        uring.Ring(1, flags=F.CQE_MIXED, cq_entries=1)
-    uring.Ring(1, flags=F.CQE_MIXED, cq_entries=2).close()
+def test_setup_of_mixed_completions_needs_four_entries() -> None:
+    """Where one completion may take two places, a queue of two has no room for what goes wrong."""
+    for arguments in ({"entries": 1}, {"entries": 1, "cq_entries": 3}, {"entries": 2}):
+        if arguments == {"entries": 2}:
+            uring.Ring(flags=F.CQE_MIXED, **arguments).close()
+            continue
+        with pytest.raises(ValueError, match="completion queue of 4 at least: pass cq_entries"):
+            uring.Ring(flags=F.CQE_MIXED, **arguments)
+    uring.Ring(1, flags=F.CQE_MIXED, cq_entries=4).close()
 
 
 @pytest.mark.parametrize("flags", [1 << 21, 1 << 31, 1 << 40])

@@ -4,7 +4,7 @@ import errno
 import threading
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from uring._ffi import ffi, lib
 from uring._inflight import InFlight
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from uring._uring import CData
 
-_NOT_PLAIN = SetupFlags.SQPOLL | SetupFlags.SQE128 | SetupFlags.CQE32
-_OWNED = SetupFlags.SINGLE_ISSUER | SetupFlags.REGISTERED_FD_ONLY
+NOT_PLAIN: Final = SetupFlags.SQPOLL | SetupFlags.SQE128 | SetupFlags.CQE32
+_OWNED: Final = SetupFlags.SINGLE_ISSUER | SetupFlags.REGISTERED_FD_ONLY
 """Flags with which the kernel lets one thread alone use a ring."""
-FORKED = "the ring was made before a fork, and belongs to the parent: make a new one"
+FORKED: Final = "the ring was made before a fork, and belongs to the parent: make a new one"
 CLOSED = -1
 """Instead of a count, in the pending of a ring that is closing: nothing is handed over any more."""
 
@@ -57,8 +57,7 @@ class Core:
         """Why the ring may not be used any more, or None."""
         self._is_guarded = False
         """Whether `_check_use` may have something to say."""
-        self._can_be_plain = not params.flags & _NOT_PLAIN
-        self._is_plain = self._can_be_plain and not params.flags & SetupFlags.R_DISABLED
+        self._is_plain = not params.flags & (NOT_PLAIN | SetupFlags.R_DISABLED)
         """
         Whether the shortest ways are open: the kernel takes at once, an SQE is 64 bytes, and a CQE
         without flags 16.

@@ -76,6 +76,23 @@ static void cq_copy(const struct uring *ring, uint32_t place, uint32_t count, ch
 }
 
 /*
+ * In a CQE_MIXED CQ a CQE with F_32 takes two places, and one with SKIP is none: it fills the last
+ * place when a CQE of two would have to wrap. A run and the inbox get both kinds in one size.
+ *
+ * On 6.18 that goes wrong when behind the filler there is no room for the two, either, so that they
+ * wait (io_cqe_cache_refill in io_uring/io_uring.c): the next small CQE is put where the filler is,
+ * and the tail moves on over the first place of the queue, which keeps what was there a round
+ * before. So we blot that place out when we have passed it. When it is found so, nothing is there;
+ * and what belongs there is in the last place, if that was a filler when we passed it. As long as
+ * that may come to be, the head stays before the filler, or the kernel could use the place again.
+ */
+static uint32_t mixed_head(const struct uring *ring)
+{
+    return ring->cq_taken -
+           (ring->after_filler && load_relaxed(ring->sq_flags) & SQ_CQ_OVERFLOW ? 1 : 0);
+}
+
+/*
  * Tells the kernel what we have taken, unless somebody waits: a wait counts from the head that the
  * kernel finds when it starts, so a head that moved between counting and waiting would have the
  * waiter sleep past its completions. While the head stands still every waiter's target is a fixed
@@ -85,7 +102,7 @@ static void cq_copy(const struct uring *ring, uint32_t place, uint32_t count, ch
 static void cq_publish(struct uring *ring)
 {
     if (ring->waiters == 0)
-        store_release(ring->cq_head, ring->cq_taken);
+        store_release(ring->cq_head, ring->is_mixed ? mixed_head(ring) : ring->cq_taken);
 }
 
 /*
@@ -96,46 +113,66 @@ static uint32_t cq_brim(const struct uring *ring) { return ring->cq_entries - ri
 
 static int run_takes(struct uring *ring, const char *cqe); /* _batch.h */
 
-/*
- * In a CQE_MIXED CQ a CQE with F_32 takes two places, and one with SKIP is none: it fills the last
- * place where one of two would have to wrap. A run and the inbox get both kinds in one size.
- */
-static uint32_t mixed_flags(const struct uring *ring, uint32_t place)
+static const unsigned char blot[CQE_SIZE] = {255, 255, 255, 255, 255, 255, 255, 255,
+                                             255, 255, 255, 255, 255, 255, 255, 255};
+
+struct mixed_place {
+    const char *cqe;       /* NULL: nothing to be taken */
+    uint32_t size, places; /* in bytes, in the CQ */
+    uint32_t is_filler;
+};
+
+static struct mixed_place mixed_look(const struct uring *ring, uint32_t place,
+                                     uint32_t after_filler)
 {
-    uint32_t flags;
-    memcpy(&flags, cq_at(ring, place) + CQE_FLAGS, sizeof flags);
-    return flags;
+    struct mixed_place found = {.cqe = cq_at(ring, place), .size = CQE_SIZE, .places = 1};
+    uint32_t flags = load_acquire((const uint32_t *)(const void *)(found.cqe + CQE_FLAGS));
+    if ((place & ring->cq_mask) == 0 && memcmp(found.cqe, blot, CQE_SIZE) == 0) {
+        found.cqe = after_filler ? cq_at(ring, place - 1) : NULL;
+    } else if (flags & CQE_SKIP) {
+        found.cqe = NULL;
+        found.is_filler = 1;
+    } else if (flags & CQE_F_32) {
+        found.size = 2 * CQE_SIZE;
+        found.places = 2;
+    }
+    return found;
 }
 
-static uint32_t mixed_places(uint32_t flags) { return flags & CQE_F_32 ? 2 : 1; }
-
-/* How many CQEs there are in the CQ, the fillers not counted. cq_lock is held. */
-static uint32_t mixed_count(const struct uring *ring)
+/* How many CQEs there are in the CQ to be taken. cq_lock is held. */
+__attribute__((noinline)) static uint32_t mixed_count(const struct uring *ring)
 {
-    uint32_t count = 0, flags, tail = load_acquire(ring->cq_tail);
-    for (uint32_t place = ring->cq_taken; (int32_t)(tail - place) > 0;
-         place += mixed_places(flags)) {
-        flags = mixed_flags(ring, place);
-        count += !(flags & CQE_SKIP);
+    uint32_t count = 0, place = ring->cq_taken, after_filler = ring->after_filler;
+    uint32_t tail = load_acquire(ring->cq_tail);
+    while ((int32_t)(tail - place) > 0) {
+        struct mixed_place found = mixed_look(ring, place, after_filler);
+        count += found.cqe != NULL;
+        place += found.places;
+        after_filler = found.is_filler;
     }
     return count;
 }
 
 /* cq_take() for a mixed CQ: `ready` places from `taken` on. Returns up to where it took. */
-static uint32_t mixed_take(struct uring *ring, uint32_t taken, uint32_t ready, uint32_t max_nr)
+__attribute__((noinline)) static uint32_t mixed_take(struct uring *ring, uint32_t taken,
+                                                     uint32_t ready, uint32_t max_nr)
 {
-    uint32_t flags, end = taken + ready;
-    for (; (int32_t)(end - taken) > 0; taken += mixed_places(flags)) {
+    uint32_t end = taken + ready;
+    while ((int32_t)(end - taken) > 0) {
+        struct mixed_place found = mixed_look(ring, taken, ring->after_filler);
         char cqe[2 * CQE_SIZE] = {0};
-        flags = mixed_flags(ring, taken);
-        if (flags & CQE_SKIP)
-            continue;
-        memcpy(cqe, cq_at(ring, taken), (size_t)mixed_places(flags) * CQE_SIZE);
-        if (ring->runs != NULL && run_takes(ring, cqe))
-            continue;
-        if (ring->inbox_count == ring->cq_entries || (ring->runs == NULL && max_nr-- == 0))
-            break;
-        cqe_copy(inbox_at(ring, ring->inbox_count++), cqe, ring->cqe_size);
+        if (found.cqe != NULL) {
+            memcpy(cqe, found.cqe, found.size);
+            if (ring->runs == NULL || !run_takes(ring, cqe)) {
+                if (ring->inbox_count == ring->cq_entries || (ring->runs == NULL && max_nr-- == 0))
+                    break;
+                cqe_copy(inbox_at(ring, ring->inbox_count++), cqe, ring->cqe_size);
+            }
+        }
+        if ((taken & ring->cq_mask) == 0)
+            memcpy(cq_at(ring, taken), blot, CQE_SIZE);
+        ring->after_filler = found.is_filler;
+        taken += found.places;
     }
     return taken;
 }
@@ -350,7 +387,7 @@ static int cq_flush(struct uring *ring)
  */
 static int64_t uring_take(struct uring *ring, uint64_t start, uint32_t max_nr)
 {
-    uint32_t count, flags;
+    uint32_t count, flags, tries = 1 + ring->is_mixed; /* the first may bring no more than a filler */
     int is_full, ret = uring_join(ring);
     if (ret < 0)
         return ret;
@@ -358,7 +395,8 @@ static int64_t uring_take(struct uring *ring, uint64_t start, uint32_t max_nr)
     inbox_acknowledge(ring, start);
     is_full = load_relaxed(ring->cq_tail) - ring->cq_taken == ring->cq_entries;
     inbox_fill(ring, max_nr);
-    if (ring->inbox_count < max_nr && !is_full && cq_needs_enter(ring, ring->inbox_count)) {
+    while (ring->inbox_count < max_nr && !is_full && tries-- > 0 &&
+           cq_needs_enter(ring, ring->inbox_count)) {
         ret = cq_flush(ring);
         inbox_fill(ring, max_nr);
     }
@@ -378,13 +416,16 @@ static int64_t uring_take(struct uring *ring, uint64_t start, uint32_t max_nr)
  */
 static int64_t uring_peek(struct uring *ring, uint64_t start, uint32_t max_nr, char *out)
 {
-    uint32_t ready, count, inside;
+    uint32_t ready, count, inside, tries = 1 + ring->is_mixed;
     int ret = uring_join(ring);
     if (ret < 0)
         return ret;
     pthread_mutex_lock(&ring->cq_lock);
     ready = cq_ready(ring, start);
-    if (ready < max_nr && ready < ring->cq_entries && cq_needs_enter(ring, ready)) {
+    while (ready < max_nr && ready < ring->cq_entries && tries-- > 0 &&
+           cq_needs_enter(ring, ready)) {
+        if (ring->is_mixed) /* as below; and the filler must be passed */
+            cq_take(ring, ring->cq_entries);
         ret = cq_flush(ring);
         ready = cq_ready(ring, start);
     }

@@ -26,9 +26,8 @@ class RingFdSide(Core):
 
     def __init__(self, shim: "CData", inbox: "CData", params: "RingParams") -> None:
         super().__init__(shim, inbox, params)
-        self._registrar: int | None = None
-        """The native id of the thread that has the ring registered, or None."""
-        self._registrar_object: Callable[[], threading.Thread | None] = lambda: None
+        self._registrar: tuple[int, Callable[[], threading.Thread | None]] | None = None
+        """The thread that has the ring registered, by its native id and weakly; or None."""
 
     def register_ring_fd(self) -> None:
         """
@@ -51,8 +50,7 @@ class RingFdSide(Core):
         result = lib.uring_register_fd(self._shim)
         if result < 0:
             self._fail("io_uring_register", result, detail=RegisterOpcode.REGISTER_RING_FDS.name)
-        self._registrar_object = weakref.ref(threading.current_thread())
-        self._registrar = threading.get_native_id()
+        self._registrar = threading.get_native_id(), weakref.ref(threading.current_thread())
 
     def unregister_ring_fd(self) -> None:
         """
@@ -77,10 +75,10 @@ class RingFdSide(Core):
             raise io.UnsupportedOperation(
                 "a ring with REGISTERED_FD_ONLY is registered from setup to close"
             )
-        registrar = self._registrar
-        if registrar is None or registrar == threading.get_native_id():
+        if self._registrar is None:
             return
-        if lives(registrar, self._registrar_object()):
+        registrar, thread = self._registrar
+        if registrar != threading.get_native_id() and lives(registrar, thread()):
             raise WrongThreadError(
                 f"the thread with native id {registrar} has this ring registered: unregister it"
                 " there"

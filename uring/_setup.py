@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 ENTRIES_MAX: Final = 32768  # IORING_MAX_ENTRIES in io_uring/io_uring.h
 CQ_ENTRIES_MAX: Final = 2 * ENTRIES_MAX
 
+_MIXED_ENTRIES_MIN: Final = 4  # see mixed_head() in _cq.h; the kernel wants 2
+
 _F = SetupFlags
 # What a flag needs, and what it cannot stand with: io_uring_setup(2), io_uring_sanitise_params().
 _NEEDS: Final = (
@@ -145,8 +147,6 @@ def setup(
         most = UINT32_MAX if _F.CLAMP in flags else CQ_ENTRIES_MAX
         least = min(entries, ENTRIES_MAX)
         params.cq_entries = check_range("cq_entries", cq_entries, least, most)
-        if params.cq_entries == 1 and flags & _F.CQE_MIXED:
-            raise ValueError("CQE_MIXED needs cq_entries of 2 at least: one CQE may take two places")
     if sq_thread_cpu is not None:
         params.sq_thread_cpu = check_range("sq_thread_cpu", sq_thread_cpu, 0, 2**31 - 1)
     if sq_thread_idle_ms is not None:
@@ -154,6 +154,10 @@ def setup(
         params.sq_thread_idle = check_range("sq_thread_idle_ms", sq_thread_idle_ms, 1, 2**31 - 1)
     if wq_fd is not None:
         params.wq_fd = check_range("attach_wq", wq_fd, 0, 2**31 - 1)
+    if flags & _F.CQE_MIXED and (params.cq_entries or 2 * entries) < _MIXED_ENTRIES_MIN:
+        raise ValueError(
+            f"CQE_MIXED needs a completion queue of {_MIXED_ENTRIES_MIN} at least: pass cq_entries"
+        )
     # The struct owns the descriptor and the mappings from the first moment: an exception in here,
     # Ctrl-C included, leaves them to its destructor.
     ring = ffi.gc(ffi.new("struct uring *"), lib.uring_exit)

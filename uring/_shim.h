@@ -125,18 +125,11 @@ struct uring {
     char *sqes;
 
     uint32_t *cq_head, *cq_tail, *cq_flags, *cq_overflow;
-    uint32_t cq_mask, slot_size; /* of a place in the CQ: of these a CQE32 in a mixed CQ has two */
-    uint32_t cqe_size;           /* of a CQE that was taken */
-    uint32_t is_mixed;           /* CQE_MIXED: 1 or 0 */
+    uint32_t cq_mask, cqe_size; /* of a CQE that was taken */
     char *cqes;
 
     char *ring_map, *sqe_map;
     size_t ring_map_size, sqe_map_size;
-    char *memory; /* NO_MMAP: both lie in here, the SQEs from `memory_sqes` on */
-    size_t memory_size, memory_sqes;
-
-    uint64_t registration; /* of the ring with a thread's registered rings, or 0 */
-    uint32_t ring_index;   /* among those, while `registration` is not 0 */
 
     pthread_mutex_t sq_lock, cq_lock;
     uint32_t placed;      /* how many SQEs uring_submit() has ever placed, wrapping */
@@ -151,6 +144,15 @@ struct uring {
     uint32_t waiters; /* written under cq_lock */
     uint32_t sealed;  /* only the closer submits and waits */
     uint32_t closing; /* nobody may join */
+
+    uint32_t slot_size;    /* of a place in the CQ: a large CQE of a mixed CQ takes two */
+    uint32_t is_mixed;     /* CQE_MIXED: 1 or 0 */
+    uint32_t after_filler; /* in a mixed CQ: what was passed last is a filler */
+    uint32_t ring_index;   /* among a thread's registered rings, while `registration` is not 0 */
+    uint64_t registration; /* see registered_here, or 0 */
+
+    char *memory; /* NO_MMAP: both maps lie in here, the SQEs from `memory_sqes` on */
+    size_t memory_size, memory_sqes;
 };
 
 struct uring_counters {
@@ -234,11 +236,16 @@ static int uring_join(struct uring *ring)
 static __thread uint64_t registered_here[RING_FDS_MAX];
 static uint64_t registrations; /* how many there ever were */
 
+/* Apart, so that a ring that no thread has registered does not pay for the look at the table. */
+__attribute__((noinline)) static int is_here(const struct uring *ring, uint64_t registration)
+{
+    return registered_here[load_relaxed(&ring->ring_index) % RING_FDS_MAX] == registration;
+}
+
 static int is_registered_here(const struct uring *ring)
 {
     uint64_t registration = __atomic_load_n(&ring->registration, __ATOMIC_RELAXED);
-    return registration != 0 &&
-           registered_here[load_relaxed(&ring->ring_index) % RING_FDS_MAX] == registration;
+    return registration != 0 && is_here(ring, registration);
 }
 
 static void note_registered(struct uring *ring, uint32_t index)
@@ -249,17 +256,20 @@ static void note_registered(struct uring *ring, uint32_t index)
     __atomic_store_n(&ring->registration, registration, __ATOMIC_RELAXED);
 }
 
+static int call_enter(int fd, uint32_t to_submit, uint32_t min_complete, uint32_t flags,
+                      const void *arg, size_t arg_size)
+{
+    long ret = syscall(__NR_io_uring_enter, fd, to_submit, min_complete, flags, arg, arg_size);
+    return ret < 0 ? -errno : (int)ret;
+}
+
 static int enter(const struct uring *ring, uint32_t to_submit, uint32_t min_complete,
                  uint32_t flags, const void *arg, size_t arg_size)
 {
-    long ret;
-    int fd = ring->fd;
-    if (is_registered_here(ring)) {
-        fd = (int)ring->ring_index;
-        flags |= ENTER_REGISTERED_RING;
-    }
-    ret = syscall(__NR_io_uring_enter, fd, to_submit, min_complete, flags, arg, arg_size);
-    return ret < 0 ? -errno : (int)ret;
+    if (is_registered_here(ring))
+        return call_enter((int)ring->ring_index, to_submit, min_complete,
+                          flags | ENTER_REGISTERED_RING, arg, arg_size);
+    return call_enter(ring->fd, to_submit, min_complete, flags, arg, arg_size);
 }
 
 static int call_register(const struct uring *ring, uint32_t opcode, void *arg, uint32_t nr_args)

@@ -181,11 +181,12 @@ class SubmissionSide(Core):
 
     def _record(self, op: Queueable, user_data: int | None) -> Record:
         try:
-            encoded, pins = op._prepared or op._encode()
+            prepared = op._prepared
+            encoded, pins = prepared or op._encode()
         except (AttributeError, TypeError):
             self._check_operation(op)
             raise
-        if len(encoded) != SQE_SIZE and not self._has_sqe128:
+        if not prepared and len(encoded) != SQE_SIZE and not self._has_sqe128:
             raise ValueError(
                 f"{op!r} has an SQE of {len(encoded)} bytes, which takes a ring with"
                 " SetupFlags.SQE128"

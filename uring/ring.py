@@ -48,7 +48,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 from uring import _teardown
 from uring._completion import deadline_ns
-from uring._core import CLOSED, FORKED, lives
+from uring._core import CLOSED, FORKED, NOT_PLAIN, lives
 from uring._ffi import ffi, lib
 from uring._inflight import InFlight
 from uring._ringfd import RingFdSide
@@ -349,7 +349,7 @@ class Ring(RunSide, RingFdSide):
         self._register(RegisterOpcode.REGISTER_ENABLE_RINGS, ffi.NULL, 0)
         self._is_disabled = False
         self._own()
-        self._is_plain = self._can_be_plain
+        self._is_plain = not self._params.flags & NOT_PLAIN
 
     def _register(self, opcode: RegisterOpcode, argument: "CData", count: int) -> int:
         self._check_use()
