@@ -27,8 +27,8 @@ CLOSED = -1
 
 
 def lives(native_id: int, thread: threading.Thread | None) -> bool:
-    """Whether the thread is alive that had this native id."""
-    if thread is not None and not thread.is_alive():
+    """Whether a thread is alive: its native id, and the object, which threading keeps as long."""
+    if thread is None or not thread.is_alive():
         return False  # the kernel may show it for a moment more
     return Path(f"/proc/self/task/{native_id}").exists()
 

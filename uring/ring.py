@@ -87,11 +87,12 @@ class Ring(RunSide, RingFdSide):
     flight when it ends completes with ECANCELED when it next could go on: the kernel's rule.
 
     Args:
-        entries: the size of the submission queue, a power of two from 1 to 32768.
-        flags: `SetupFlags`.
+        entries: the size of the submission queue, a power of two from 1 to 32768; with CLAMP also
+            more, which is cut down to that.
+        flags: `SetupFlags`, which says what each does.
         cq_entries: the size of the completion queue, from `entries` to 65536, rounded up by the
             kernel to a power of two; the default is twice `entries`. More completions than that
-            wait in the kernel; none is lost.
+            wait in the kernel; none is lost. With CQE_MIXED it counts places of 16 bytes.
         sq_thread_cpu: the processor that the SQPOLL thread is bound to.
         sq_thread_idle_ms: after how many milliseconds without work the SQPOLL thread sleeps; the
             kernel's default is 1000.
