@@ -168,3 +168,8 @@ def test_operation_docstrings_say_what_is_needed(operation: type[uring.Operation
         call in source for call in ("_memory.", "encode_lent(", "_encode_vector(", "_encoder(")
     )
     assert ("Lifetime:" in doc) == lends
+
+
+def test_ring_has_at_most_30_attributes(ring: uring.Ring) -> None:
+    """More would make every look at one slower; see Core."""
+    assert len(vars(ring)) <= 30

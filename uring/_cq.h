@@ -387,7 +387,7 @@ static int cq_flush(struct uring *ring)
  */
 static int64_t uring_take(struct uring *ring, uint64_t start, uint32_t max_nr)
 {
-    uint32_t count, flags, tries = 1 + ring->is_mixed; /* the first may bring no more than a filler */
+    uint32_t count, flags, tries = 1 + ring->is_mixed; /* the first may bring but a filler */
     int is_full, ret = uring_join(ring);
     if (ret < 0)
         return ret;

@@ -200,11 +200,12 @@ def _lacking(flags: SetupFlags) -> UnsupportedSetupError | None:
         known, _ = query_opcodes(ring) or (try_setup_flags(ring), None)
     finally:
         lib.uring_exit(ring)
-    unknown = [f"{flag!r}, which needs Linux {flag.since}" for flag in flags & ~known]
+    unknown = [f"{flag.name}, which needs Linux {flag.since}" for flag in flags & ~known]
     if not unknown:
         return None
     return UnsupportedSetupError(
-        errno.EINVAL, f"io_uring_setup: this kernel does not know {' and '.join(unknown)}"
+        errno.EINVAL,
+        f"io_uring_setup: this kernel does not know SetupFlags.{' and '.join(unknown)}",
     )
 
 

@@ -121,9 +121,9 @@ class SetupFlags(_Bits):
     """
     ``params->flags``: the shape of a ring, asked for at io_uring_setup(2).
 
-    - IOPOLL, HYBRID_IOPOLL: completions are looked for in the device. Only reads and writes of files
-      opened with O_DIRECT on devices that poll; EOPNOTSUPP for all others, EINVAL for what else
-      could not be polled.
+    - IOPOLL, HYBRID_IOPOLL: completions are looked for in the device. For reads and writes of files
+      that are opened with O_DIRECT, on devices that poll: of others they end with EOPNOTSUPP, and
+      what cannot be polled ends with EINVAL.
     - SQPOLL: a thread of the kernel takes what is queued; SQ_AFF binds it to a processor.
     - CLAMP: sizes that are too large are cut to the largest, not refused.
     - R_DISABLED: nothing is submitted before `Ring.enable()`.
