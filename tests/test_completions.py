@@ -199,7 +199,7 @@ def test_cqe_repr_names_the_errno_and_the_operation() -> None:
 # ---- Completions ----
 
 
-@given(ROWS, st.sampled_from([16, 32]))
+@given(ROWS, st.sampled_from([16, 32, 40]))
 def test_completions_are_a_sequence_of_cqes(rows: list[Row], cqe_size: int) -> None:
     """Length, every index from both ends, and iteration agree with a list of CQEs."""
     cqes = [uring.CQE(*row) for row in rows]
@@ -222,7 +222,7 @@ def test_completions_are_a_sequence_of_cqes(rows: list[Row], cqe_size: int) -> N
 SLICES: Final = st.slices(12)
 
 
-@given(ROWS, SLICES, st.sampled_from([16, 32]))
+@given(ROWS, SLICES, st.sampled_from([16, 32, 40]))
 def test_completions_slice_as_a_list_does(rows: list[Row], part: slice, cqe_size: int) -> None:
     """Any slice, steps and negative ones too, is a Completions of what a list would give."""
     completions = batch(rows, cqe_size=cqe_size)[part]
@@ -243,16 +243,27 @@ def test_completions_slice_keeps_each_operation_with_its_completion(size: int, p
     assert all(cqe.op is operations[cqe.user_data] for cqe in chosen)
 
 
-@given(ROWS, st.sampled_from([16, 32]))
+@given(ROWS, st.sampled_from([16, 32, 40]))
 def test_completions_columns_are_the_numbers(rows: list[Row], cqe_size: int) -> None:
     """Each column is a read-only memoryview with one number of the right sign per completion."""
-    completions = batch(rows, cqe_size=cqe_size, extra=b"\xff" * 16 if cqe_size == 32 else b"")
+    completions = batch(rows, cqe_size=cqe_size, extra=b"\xff" * (cqe_size - 16))
     columns = completions.user_data, completions.res, completions.flags
     for place, (column, code) in enumerate(zip(columns, "QiI", strict=True)):
         assert isinstance(column, memoryview)
         assert column.format == code
         assert column.readonly
         assert column.tolist() == [row[place] for row in rows]
+
+
+def test_completions_big_cqe_is_of_those_that_have_it() -> None:
+    """Of a mixed ring only CQEs with F_32 have `big_cqe`, by index, by iteration and in a slice."""
+    flags = [0, 0x8000, 2, 0x8002]
+    raw = b"".join(ROW.pack(1, 0, flag) + struct.pack("=QQQ", flag, 7, 9) for flag in flags)
+    completions = uring.Completions(raw, cqe_size=40)
+    expected = [None, (0x8000, 7), None, (0x8002, 7)]
+    assert [cqe.big_cqe for cqe in completions] == expected
+    assert [completions[index].big_cqe for index in range(4)] == expected
+    assert [cqe.big_cqe for cqe in completions[::-2]] == expected[::-2]
 
 
 def test_completions_big_cqe_holds_the_extra_words() -> None:

@@ -9,6 +9,7 @@ from typing import cast
 import attrs
 import pytest
 
+from uring import _kernel
 from uring._ffi import lib
 from uring._setup import setup
 from uring.errors import RegisterError, UnsupportedError
@@ -76,14 +77,14 @@ def test_trial_setups_find_what_the_query_says() -> None:
         1, SetupFlags(0), cq_entries=None, sq_thread_cpu=None, sq_thread_idle_ms=None, wq_fd=None
     )
     known = SetupFlags(sum(SetupFlags))
-    assert probe_module._try_setup_flags(ring) == found.setup_flags & known
+    assert probe_module.try_setup_flags(ring) == found.setup_flags & known
     lib.uring_exit(ring)
 
 
 def test_probe_without_a_query_tries_each_flag(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without REGISTER_QUERY the setup flags are the same, and the register opcodes are unknown."""
     queried = probe()
-    monkeypatch.setattr(probe_module, "_query_opcodes", lambda _ring: None)
+    monkeypatch.setattr(probe_module, "query_opcodes", lambda _ring: None)
     tried = probe()
     assert tried.last_register_opcode is None
     later = (tried.opcode_count, tried.enter_flags, tried.sqe_flags, tried.query_count)
@@ -97,7 +98,7 @@ def test_probe_without_a_query_tries_each_flag(monkeypatch: pytest.MonkeyPatch) 
 def test_probe_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch, *, has_query: bool) -> None:
     """A probe closes every ring that it made, also those of the trials."""
     if not has_query:
-        monkeypatch.setattr(probe_module, "_query_opcodes", lambda _ring: None)
+        monkeypatch.setattr(probe_module, "query_opcodes", lambda _ring: None)
     before = os.listdir("/proc/self/fd")  # noqa: PTH208 - names, not paths
     for _ in range(3):
         probe()
@@ -181,7 +182,8 @@ def test_probe_of_a_newer_kernel_tells_more(monkeypatch: pytest.MonkeyPatch) -> 
         "ZCRX": (3, 1, 2, 1, 64, 128),
         "SCQ": (64, 4096),
     }
-    monkeypatch.setattr(probe_module, "query", lambda _, opcode, _answer: answers[opcode.name])
+    for module in (probe_module, _kernel):
+        monkeypatch.setattr(module, "query", lambda _, opcode, _answer: answers[opcode.name])
     found = probe()
     assert (found.last_register_opcode, found.query_count) == (37, 3)
     assert found.zcrx == ZcrxQuery(
@@ -198,10 +200,10 @@ def test_probe_of_a_newer_kernel_tells_more(monkeypatch: pytest.MonkeyPatch) -> 
 def test_query_records_are_the_kernels(kernel_layout: Callable[..., None]) -> None:
     """What is unpacked has each field where the kernel has it."""
     names = ("next_entry", "query_data", "query_op", "size", "result")
-    kernel_layout("io_uring_query_hdr", probe_module._QUERY_HEADER, *names)
+    kernel_layout("io_uring_query_hdr", _kernel._QUERY_HEADER, *names)
     kernel_layout(
         "io_uring_query_opcode",
-        probe_module._QUERY_OPCODES,
+        _kernel._QUERY_OPCODES,
         *("nr_request_opcodes", "nr_register_opcodes", "feature_flags", "ring_setup_flags"),
         *("enter_flags", "sqe_flags", "nr_query_opcodes"),
     )

@@ -1,5 +1,6 @@
 """From the arguments of `Ring()` to a ring, or to an error that names them."""
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,8 @@ def test_setup_attach_wq_refuses_a_closed_ring() -> None:
         (F.TASKRUN_FLAG, ("TASKRUN_FLAG", "COOP_TASKRUN")),
         (F.DEFER_TASKRUN, ("DEFER_TASKRUN", "SINGLE_ISSUER")),
         (F.HYBRID_IOPOLL, ("HYBRID_IOPOLL", "IOPOLL")),
+        (F.REGISTERED_FD_ONLY, ("REGISTERED_FD_ONLY", "NO_MMAP")),
+        (F.SQ_REWIND, ("SQ_REWIND", "NO_SQARRAY")),
         (F.SQPOLL | F.COOP_TASKRUN, ("SQPOLL", "COOP_TASKRUN")),
         (F.SQPOLL | F.DEFER_TASKRUN | F.SINGLE_ISSUER, ("SQPOLL", "DEFER_TASKRUN")),
         (F.CQE32 | F.CQE_MIXED, ("CQE32", "CQE_MIXED")),
@@ -180,24 +183,73 @@ def test_setup_refuses_an_idle_time_out_of_range(idle: int) -> None:
         uring.Ring(8, flags=F.SQPOLL, sq_thread_idle_ms=idle)
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [
-        F.CQE_MIXED,
-        F.SQE_MIXED,
-        F.NO_MMAP,
-        F.NO_MMAP | F.REGISTERED_FD_ONLY,
-        F.REGISTERED_FD_ONLY,
-        F.NO_SQARRAY | F.SQ_REWIND,
-    ],
+NOT_DRIVEN = pytest.mark.parametrize(
+    ("flags", "name", "since"),
+    [(F.SQE_MIXED, "SQE_MIXED", "6.19"), (F.NO_SQARRAY | F.SQ_REWIND, "SQ_REWIND", "7.0")],
     ids=repr,
 )
-def test_setup_refuses_what_this_version_does_not_drive(flags: SetupFlags) -> None:
-    """A flag whose ring would be misread raises UnsupportedError that names it."""
-    named = (flags & _setup._NOT_DRIVEN).name
-    assert named
-    with pytest.raises(uring.UnsupportedError, match=named.replace("|", r"\|")):
+
+
+@NOT_DRIVEN
+def test_setup_of_a_flag_that_the_kernel_lacks_names_its_release(
+    flags: SetupFlags, name: str, since: str
+) -> None:
+    """The error is a SetupError and an UnsupportedError, for the missing flag alone."""
+    if uring.probe().supports(flags):
+        pytest.fail(f"this kernel knows {name}: it is refused for another reason now")
+    with pytest.raises(
+        uring.UnsupportedSetupError, match=rf"{name}.* needs Linux {since}$"
+    ) as info:
         uring.Ring(8, flags=flags)
+    assert "SQARRAY" not in str(info.value)
+    assert info.value.errno == errno.EINVAL
+
+
+@NOT_DRIVEN
+def test_setup_refuses_what_this_version_does_not_drive(
+    monkeypatch: pytest.MonkeyPatch, flags: SetupFlags, name: str, since: str
+) -> None:
+    """On a kernel that knows such a flag, UnsupportedError says that this package is the reason."""
+    monkeypatch.setattr(_setup, "query_opcodes", lambda _ring: (0, 0, 0, sum(F), 0, 0, 0))
+    with pytest.raises(uring.UnsupportedError, match=f"uring does not drive.*{name}") as info:
+        uring.Ring(8, flags=flags)
+    assert not isinstance(info.value, uring.SetupError)
+    assert since not in str(info.value)
+
+
+@pytest.mark.parametrize("is_queried", [True, False])
+def test_setup_asks_the_kernel_which_flag_it_lacks(
+    monkeypatch: pytest.MonkeyPatch, *, is_queried: bool
+) -> None:
+    """When the kernel says EINVAL, it is asked, by query or trial, which flags it knows."""
+    monkeypatch.setattr(_setup, "_NOT_DRIVEN", F(0))
+    if not is_queried:
+        monkeypatch.setattr(_setup, "query_opcodes", lambda _ring: None)
+    with pytest.raises(uring.UnsupportedSetupError, match=r"SQE_MIXED.* needs Linux 6\.19$"):
+        uring.Ring(8, flags=F.SQE_MIXED | F.CQE32)
+
+
+@pytest.mark.parametrize("entries", [32769, 100_000, 2**32 - 1])
+def test_setup_with_clamp_takes_more_entries_than_there_are(entries: int) -> None:
+    """CLAMP cuts `entries` and `cq_entries` to the largest; the other refusals stand."""
+    with uring.Ring(entries, flags=F.CLAMP, cq_entries=entries) as ring:
+        assert (ring.params.sq_entries, ring.params.cq_entries) == (32768, 65536)
+
+
+@pytest.mark.parametrize("entries", [0, 3, 32767, 2**32, -1])
+def test_setup_with_clamp_refuses_other_entries_as_ever(entries: int) -> None:
+    """What is not above 32768, or not of 32 bits, is as wrong as without CLAMP."""
+    with pytest.raises(ValueError, match="entries must be a power of two"):
+        uring.Ring(entries, flags=F.CLAMP)
+
+
+@pytest.mark.parametrize("cq_entries", [None, 2, 3])
+def test_setup_of_mixed_completions_needs_four_entries(cq_entries: int | None) -> None:
+    """Where one completion may take two places, a queue of two has no room for what goes wrong."""
+    with pytest.raises(ValueError, match="completion queue of 4 at least: pass cq_entries"):
+        uring.Ring(1, flags=F.CQE_MIXED, cq_entries=cq_entries)
+    uring.Ring(1, flags=F.CQE_MIXED, cq_entries=4).close()
+    uring.Ring(2, flags=F.CQE_MIXED).close()
 
 
 @pytest.mark.parametrize("flags", [1 << 21, 1 << 31, 1 << 40])
@@ -255,8 +307,9 @@ def test_setup_refused_leaves_no_descriptor() -> None:
     refused: list[dict[str, Any]] = [
         {"entries": 3},
         {"cq_entries": 1},
-        {"flags": F.NO_MMAP},
+        {"flags": F.SQE_MIXED},
         {"flags": F.SQPOLL, "sq_thread_cpu": 100_000},
+        {"flags": F.SQPOLL | F.NO_MMAP, "sq_thread_cpu": 100_000},
     ]
     for arguments in refused:
         with pytest.raises((ValueError, OSError), match=r"."):

@@ -8,14 +8,14 @@ The layers, from the top; each imports only from those below it:
     _streaming  _waiting                    completions of one operation; waits and sizes
     _running  _registering  _providing      Ring.run(): whole batches, in C; registering; groups
     _calls                                  io_uring_register(2), and what is done by it alone
-    _submission  _completion                its two sides
+    _submission  _completion  _ringfd       its two sides; rings that a thread has registered
     _core                                   the floor that they share
     batch  _views  _teardown                prepared batches; looking at a ring; rings nobody closes
     _inflight                               what is in flight
     operations  registry                    one class per request; registrations
     _claims  _pledges                       numbers that are not shared; promises to other rings
     probe  _columns                         what this kernel has; many reads or writes from columns
-    _setup                                  how a ring begins
+    _setup  _kernel                         how a ring begins; what the kernel knows of that
     _file_memory  _messages  _structures    what operations read and fill
     _leases  _sockaddr                      provided buffers in Python's hands; socket addresses
     completions  _memory                    CQE; what the kernel may touch

@@ -8,7 +8,7 @@
  * rules are those of _shim.h. At the end: what encodes many reads or writes at once (_columns.py).
  */
 
-#include "_queues.h"
+#include "_cq.h"
 
 #define RUN_SLICE_NS 10000000 /* 10 ms: a Ctrl-C feels immediate, a look around costs 1 us */
 
@@ -110,7 +110,7 @@ static int run_place(struct uring *ring, struct uring_run *run, uint32_t in_flig
             count = -EOVERFLOW;
         if (count > 0) {
             run->placed += (uint32_t)count; /* before the kernel can see them, and end them */
-            sq_put(ring, run->sqes + (size_t)first * SQE_SIZE,
+            sq_put(ring, run->sqes + (size_t)first * SQE_SIZE, SQE_SIZE,
                    run->numbers ? run->numbers + first : NULL, run->first_number + first,
                    (uint32_t)count);
         }

@@ -7,12 +7,13 @@ cancelling, sending), and what the ring holds for all that `registry` registers.
 
 import contextlib
 import errno
+import io
 import time
 from typing import TYPE_CHECKING, Final
 
 from uring import _memory
 from uring._completion import deadline_ns
-from uring._core import Core
+from uring._core import NO_FD, NOT_PLAIN, Core
 from uring._ffi import ffi, lib
 from uring._setup import check_range
 from uring._submission import ring_behind
@@ -49,8 +50,11 @@ class CallSide(Core):
 
         Raises:
             RingClosedError: the ring is closed.
+            io.UnsupportedOperation: the ring has REGISTERED_FD_ONLY, and so none.
         """
         self._check_open()
+        if self._fd == NO_FD:
+            raise io.UnsupportedOperation("a ring with REGISTERED_FD_ONLY has no descriptor")
         return self._fd
 
     @property
@@ -78,7 +82,8 @@ class CallSide(Core):
         self._register(RegisterOpcode.REGISTER_ENABLE_RINGS, ffi.NULL, 0)
         self._is_disabled = False
         self._own()
-        self._is_plain = self._can_be_plain
+        is_plain = not self._params.flags & NOT_PLAIN and not self._in_flight.has_pledges
+        self._is_plain = is_plain
 
     # ---- at once: cancelling and sending ----
 
@@ -186,10 +191,7 @@ class CallSide(Core):
                 splice_fd_in=cqe_flags or 0,
             )
             argument, _, _ = _memory.readable(message.encode())
-            # Such a call names no ring: fd is -1. A copy, so that nobody else sees that.
-            blind = ffi.new("struct uring *", self._shim[0])
-            blind.fd = -1
-            result = lib.uring_register(blind, RegisterOpcode.REGISTER_SEND_MSG_RING, argument, 1)
+            result = lib.uring_register_blind(RegisterOpcode.REGISTER_SEND_MSG_RING, argument, 1)
             if result < 0:
                 self._raise(RegisterOpcode.REGISTER_SEND_MSG_RING, result)
 

@@ -17,6 +17,8 @@ struct uring {
     uint32_t *cq_head, *cq_tail;
     char *cqes;
     uint32_t placed, cq_taken, inbox_count, wait_flags;
+    uint64_t registration;
+    uint32_t ring_index;
     ...;
 };
 
@@ -64,6 +66,8 @@ int uring_exit(struct uring *ring);
 
 int64_t uring_submit(struct uring *ring, uint32_t start, const char *sqes, const char *user_data,
                      uint32_t count);
+int64_t uring_submit128(struct uring *ring, uint32_t start, const char *sqes, const char *user_data,
+                        uint32_t count);
 int64_t uring_submit_one(struct uring *ring, uint32_t start, const char *sqe, uint64_t user_data);
 int uring_wait(struct uring *ring, uint64_t start, uint32_t wait_nr, int64_t deadline_ns);
 int64_t uring_take(struct uring *ring, uint64_t start, uint32_t max_nr);
@@ -71,6 +75,9 @@ int64_t uring_peek(struct uring *ring, uint64_t start, uint32_t max_nr, char *ou
 int64_t uring_ready(struct uring *ring, uint64_t start);
 int uring_is_increasing(const char *numbers, uint32_t count);
 int uring_register(struct uring *ring, uint32_t opcode, void *arg, uint32_t nr_args);
+int uring_register_blind(uint32_t opcode, void *arg, uint32_t nr_args);
+int uring_register_fd(struct uring *ring);
+int uring_unregister_fd(struct uring *ring);
 int uring_counters(struct uring *ring, struct uring_counters *out);
 
 int uring_run_begin(struct uring *ring, struct uring_run *run, uint64_t first_number);

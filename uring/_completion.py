@@ -29,9 +29,9 @@ from uring._leases import Landing
 from uring._memory import nanoseconds
 from uring._pledges import Pledge
 from uring._setup import RingParams, check_range
-from uring.completions import CQE, CQE_SIZE, EMPTY, Answer, Completions
+from uring.completions import CQE, EMPTY, Answer, Completions, cqe_size
 from uring.errors import UnsupportedError
-from uring.flags import CQE_BUFFER_SHIFT, CQEFlags, Features, SetupFlags
+from uring.flags import CQE_BUFFER_SHIFT, CQEFlags, Features
 from uring.operations._groups import GroupPin
 from uring.registry.buffer_rings import BufferRing, SendBufferRing
 from uring.registry.waits import NEVER_NS, Timeout, WaitArg, WaitEnd
@@ -58,7 +58,7 @@ class CompletionSide(Core):
 
     def __init__(self, shim: "CData", inbox: "CData", params: RingParams) -> None:
         super().__init__(shim, inbox, params)
-        self._cqe_size = CQE_SIZE * (2 if params.flags & SetupFlags.CQE32 else 1)
+        self._cqe_size = cqe_size(params.flags)
         self._landed = memoryview(ffi.buffer(inbox))
         self._cq_limit = params.cq_entries
         self._had = 0
@@ -140,7 +140,7 @@ class CompletionSide(Core):
         if self._is_guarded:
             self._check_use()
         # The shortest way: the one operation that is in flight has ended. A result of 1 is one CQE
-        # without flags.
+        # without flags, so of 16 bytes also where there are others.
         in_flight = self._in_flight
         record = in_flight.single
         if record is not None and self._kept is EMPTY and not self._handovers:

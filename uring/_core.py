@@ -3,7 +3,8 @@
 import errno
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from uring._ffi import ffi, lib
 from uring._inflight import InFlight
@@ -19,9 +20,21 @@ if TYPE_CHECKING:
     from uring._leases import Stays
     from uring._uring import CData
 
-FORKED = "the ring was made before a fork, and belongs to the parent: make a new one"
-CLOSED = -1
+NOT_PLAIN: Final = SetupFlags.SQPOLL | SetupFlags.SQE128 | SetupFlags.CQE32
+_OWNED: Final = SetupFlags.SINGLE_ISSUER | SetupFlags.REGISTERED_FD_ONLY
+"""Flags with which the kernel lets one thread alone use a ring."""
+FORKED: Final = "the ring was made before a fork, and belongs to the parent: make a new one"
+NO_FD: Final = -2
+"""Instead of a descriptor, in an open ring that has none: REGISTERED_FD_ONLY."""
+CLOSED: Final = -1
 """Instead of a count, in the pending of a ring that is closing: nothing is handed over any more."""
+
+
+def lives(native_id: int, thread: threading.Thread | None) -> bool:
+    """Whether a thread is alive: its native id, and the object, which threading keeps as long."""
+    if thread is None or not thread.is_alive():
+        return False  # the kernel may show it for a moment more
+    return Path(f"/proc/self/task/{native_id}").exists()
 
 
 class Core:
@@ -31,6 +44,9 @@ class Core:
     `_lock` guards the table, the pending records and what was taken, in all that is not a step by
     itself (see ring.py). It is re-entrant, because a signal handler may come back into the ring,
     and never held in a wait.
+
+    A ring has at most 30 attributes: from there on CPython 3.11 keeps them in a dict of its own,
+    and one operation at a time takes 300 ns more (SHARED_KEYS_MAX_SIZE in its dictobject.c).
     """
 
     def __init__(self, shim: "CData", inbox: "CData", params: RingParams) -> None:
@@ -48,10 +64,11 @@ class Core:
         """Why the ring may not be used any more, or None."""
         self._is_guarded = False
         """Whether `_check_use` may have something to say."""
-        is_sqpoll, is_big = params.flags & SetupFlags.SQPOLL, params.flags & SetupFlags.CQE32
-        self._can_be_plain = not (is_sqpoll or is_big)
-        self._is_plain = self._can_be_plain and not params.flags & SetupFlags.R_DISABLED
-        """Whether the shortest ways are open: the kernel takes at once, and a CQE is 16 bytes."""
+        self._is_plain = not params.flags & (NOT_PLAIN | SetupFlags.R_DISABLED)
+        """
+        Whether the shortest ways are open: the kernel takes at once, an SQE is 64 bytes, and a CQE
+        without flags 16.
+        """
         self._owner: int | None = None
         """
         The native id of the one thread that may use it, or None. Not the ident, which Python gives
@@ -65,7 +82,7 @@ class Core:
         self._stays: Stays = {}
         """Of incremental groups, the buffer that is being filled."""
         self._is_disabled = bool(params.flags & SetupFlags.R_DISABLED)
-        if not self._is_disabled:
+        if not self._is_disabled or params.flags & SetupFlags.REGISTERED_FD_ONLY:
             self._own()
 
     def _expect(self, number: int) -> None:
@@ -98,7 +115,7 @@ class Core:
             self._in_flight.unrename(numbers)
 
     def _own(self) -> None:
-        if self._params.flags & SetupFlags.SINGLE_ISSUER:
+        if self._params.flags & _OWNED:
             self._is_guarded = True
             self._owner = threading.get_native_id()
             self._own_thread.is_here = True
@@ -126,9 +143,9 @@ class Core:
         own = threading.get_native_id()
         if owner != own:
             raise WrongThreadError(
-                "this ring has SetupFlags.SINGLE_ISSUER and belongs to the thread with native id"
-                f" {owner}; this is thread {own}: use it from its owner, or make it without that"
-                " flag"
+                f"this ring has SetupFlags.{(self._params.flags & _OWNED).name} and belongs to the"
+                f" thread with native id {owner}; this is thread {own}: use it from its owner, or"
+                " make it without that flag"
             )
 
     def _check_enter(self, result: int) -> int:
@@ -139,7 +156,8 @@ class Core:
     def _fail(self, call: str, result: int, *, detail: str = "") -> NoReturn:
         if result == -errno.ESHUTDOWN:
             raise RingClosedError(self._refusal or "the ring is closed")
-        if result == -errno.EEXIST and self._owner is not None:
+        is_strange = result == -errno.EEXIST or (result == -errno.EBADF and self._shim.fd < 0)
+        if is_strange and self._owner is not None:  # a thread that got the same native id
             raise WrongThreadError(f"this ring belongs to thread {self._owner}, which has ended")
         if result == -errno.EOWNERDEAD:
             self._refuse(FORKED)

@@ -132,6 +132,8 @@ static int resize(struct uring *ring, uint64_t start, struct uring_params *p)
     int ret;
     if (ring->sealed)
         return -ESHUTDOWN;
+    if (ring->memory != NULL || ring->is_mixed) /* not driven: no need for it was seen */
+        return -EOPNOTSUPP;
     if (ring->runs != NULL) /* which has looked at the sizes */
         return -EBUSY;
     ret = array_expect(ring, p);
@@ -144,9 +146,8 @@ static int resize(struct uring *ring, uint64_t start, struct uring_params *p)
         return -ENOMEM;
     sq_stash(ring, head, count, stash, 0);
     cq_publish(ring);
-    ret = (int)syscall(__NR_io_uring_register, ring->fd, REGISTER_RESIZE_RINGS, p, 1);
+    ret = call_register(ring, REGISTER_RESIZE_RINGS, p, 1);
     if (ret < 0) {
-        ret = -errno;
         free(stash);
         return ret;
     }

@@ -13,9 +13,11 @@ import attrs
 
 from uring import _memory
 from uring._ffi import ffi, lib
-from uring.completions import CQE_SIZE
+from uring._kernel import query_opcodes, try_setup_flags
+from uring.completions import cqe_size
 from uring.errors import UnsupportedError, UnsupportedSetupError, call_error
 from uring.flags import Features, SetupFlags
+from uring.sqe import UINT32_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 ENTRIES_MAX: Final = 32768  # IORING_MAX_ENTRIES in io_uring/io_uring.h
 CQ_ENTRIES_MAX: Final = 2 * ENTRIES_MAX
 
+_MIXED_ENTRIES_MIN: Final = 4  # see mixed_head() in _cq.h; the kernel wants 2
+
 _F = SetupFlags
 # What a flag needs, and what it cannot stand with: io_uring_setup(2), io_uring_sanitise_params().
 _NEEDS: Final = (
@@ -32,6 +36,8 @@ _NEEDS: Final = (
     (_F.TASKRUN_FLAG, _F.COOP_TASKRUN | _F.DEFER_TASKRUN),
     (_F.DEFER_TASKRUN, _F.SINGLE_ISSUER),
     (_F.HYBRID_IOPOLL, _F.IOPOLL),
+    (_F.REGISTERED_FD_ONLY, _F.NO_MMAP),
+    (_F.SQ_REWIND, _F.NO_SQARRAY),
 )
 _EXCLUDES: Final = (
     (_F.SQPOLL, _F.COOP_TASKRUN | _F.TASKRUN_FLAG | _F.DEFER_TASKRUN),
@@ -43,7 +49,7 @@ _BY_ARGUMENT: Final = (
     (_F.SQ_AFF, "sq_thread_cpu"),
     (_F.ATTACH_WQ, "attach_wq"),
 )
-_NOT_DRIVEN: Final = _F.CQE_MIXED | _F.SQE_MIXED | _F.NO_MMAP | _F.REGISTERED_FD_ONLY | _F.SQ_REWIND
+_NOT_DRIVEN: Final = _F.SQE_MIXED | _F.SQ_REWIND
 
 
 @attrs.frozen
@@ -63,10 +69,12 @@ class RingParams:
     wq_fd: int
 
 
-def check_entries(entries: int) -> None:
+def check_entries(entries: int, *, is_clamped: bool = False) -> None:
     """Refuse a size that the kernel would refuse, or would silently round up."""
     if not isinstance(entries, int) or isinstance(entries, bool):
         raise TypeError(f"entries must be an int, not {entries!r}")
+    if is_clamped and ENTRIES_MAX < entries <= UINT32_MAX:
+        return
     if 1 <= entries <= ENTRIES_MAX and entries & (entries - 1) == 0:
         return
     valid = min(max(1, 1 << max(entries - 1, 0).bit_length()), ENTRIES_MAX)
@@ -93,10 +101,6 @@ def check_flags(flags: SetupFlags, given: "Mapping[str, object]") -> SetupFlags:
     for flag, excluded in _EXCLUDES:
         if flags & flag and flags & excluded:
             raise ValueError(f"{flag!r} cannot stand with {flags & excluded!r}")
-    if flags & _NOT_DRIVEN:
-        raise UnsupportedError(
-            errno.EOPNOTSUPP, f"this version of uring does not drive {flags & _NOT_DRIVEN!r}"
-        )
     unknown = int(flags) & ~sum(SetupFlags)
     if unknown:
         raise ValueError(f"flags has bits that no kernel knows: {unknown:#x}")
@@ -127,7 +131,6 @@ def setup(
 
     The inbox is where the shim leaves completions; it must be kept as long as the struct.
     """
-    check_entries(entries)
     given = {
         "cq_entries": cq_entries,
         "sq_thread_cpu": sq_thread_cpu,
@@ -135,10 +138,15 @@ def setup(
         "attach_wq": wq_fd,
     }
     flags = check_flags(flags, given)
+    check_entries(entries, is_clamped=_F.CLAMP in flags)
+    if flags & _NOT_DRIVEN:
+        raise _lacking(flags) or UnsupportedError(
+            errno.EOPNOTSUPP, f"this version of uring does not drive {flags & _NOT_DRIVEN!r}"
+        )
     params = ffi.new("struct uring_params *")
     params.flags = flags
     if cq_entries is not None:
-        params.cq_entries = check_cq_entries(cq_entries, entries)
+        params.cq_entries = check_cq_entries(cq_entries, entries, is_clamped=_F.CLAMP in flags)
     if sq_thread_cpu is not None:
         params.sq_thread_cpu = check_range("sq_thread_cpu", sq_thread_cpu, 0, 2**31 - 1)
     if sq_thread_idle_ms is not None:
@@ -146,12 +154,18 @@ def setup(
         params.sq_thread_idle = check_range("sq_thread_idle_ms", sq_thread_idle_ms, 1, 2**31 - 1)
     if wq_fd is not None:
         params.wq_fd = check_range("attach_wq", wq_fd, 0, 2**31 - 1)
+    if flags & _F.CQE_MIXED and (params.cq_entries or 2 * entries) < _MIXED_ENTRIES_MIN:
+        raise ValueError(
+            f"CQE_MIXED needs a completion queue of {_MIXED_ENTRIES_MIN} at least: pass cq_entries"
+        )
     # The struct owns the descriptor and the mappings from the first moment: an exception in here,
     # Ctrl-C included, leaves them to its destructor.
     ring = ffi.gc(ffi.new("struct uring *"), lib.uring_exit)
     error = lib.uring_setup(ring, entries, params)
     if error < 0:
-        raise call_error("io_uring_setup", -error, detail=_detail(-error, flags, sq_thread_cpu))
+        lacking = _lacking(flags) if error == -errno.EINVAL else None
+        detail = _detail(-error, flags, sq_thread_cpu)
+        raise lacking or call_error("io_uring_setup", -error, detail=detail)
     inbox = _inbox(params)
     error = lib.uring_map(ring, params, inbox)
     if error == -errno.EOPNOTSUPP:
@@ -172,17 +186,18 @@ def _inbox(params: "CData") -> "CData":
     A ring that can be resized has it for the largest CQ there is, so that it never moves: the
     system gives the pages when they are first used.
     """
-    cqe_size = CQE_SIZE * (2 if params.flags & SetupFlags.CQE32 else 1)
+    size = cqe_size(params.flags)
     if not params.flags & SetupFlags.DEFER_TASKRUN:
-        return ffi.new("char[]", params.cq_entries * cqe_size)
+        return ffi.new("char[]", params.cq_entries * size)
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    pin, _, _ = _memory.writable(mmap.mmap(-1, CQ_ENTRIES_MAX * cqe_size, flags))
+    pin, _, _ = _memory.writable(mmap.mmap(-1, CQ_ENTRIES_MAX * size, flags))
     return pin
 
 
-def check_cq_entries(cq_entries: int, entries: int) -> int:
+def check_cq_entries(cq_entries: int, entries: int, *, is_clamped: bool = False) -> int:
     """Refuse a size of the completion queue that the kernel would refuse."""
-    return check_range("cq_entries", cq_entries, entries, CQ_ENTRIES_MAX)
+    most = UINT32_MAX if is_clamped else CQ_ENTRIES_MAX
+    return check_range("cq_entries", cq_entries, min(entries, ENTRIES_MAX), most)
 
 
 def _granted(params: "CData") -> RingParams:
@@ -197,10 +212,29 @@ def _granted(params: "CData") -> RingParams:
     )
 
 
+def _lacking(flags: SetupFlags) -> UnsupportedSetupError | None:
+    """The error that says which of the flags this kernel does not know; None when it knows all."""
+    ring, _inbox, _params = setup(
+        1, SetupFlags(0), cq_entries=None, sq_thread_cpu=None, sq_thread_idle_ms=None, wq_fd=None
+    )
+    try:
+        queried = query_opcodes(ring)
+        known = SetupFlags(queried[3]) if queried else try_setup_flags(ring)
+    finally:
+        lib.uring_exit(ring)
+    unknown = [f"{flag.name}, which needs Linux {flag.since}" for flag in flags & ~known]
+    if not unknown:
+        return None
+    return UnsupportedSetupError(
+        errno.EINVAL,
+        f"io_uring_setup: this kernel does not know SetupFlags.{' and '.join(unknown)}",
+    )
+
+
 def _detail(error: int, flags: SetupFlags, sq_thread_cpu: int | None) -> str:
     if error != errno.EINVAL:
         return ""
-    lines = [f"{flag!r} needs Linux {flag.since}" for flag in flags if flag.since != "5.1"]
+    lines = []
     if sq_thread_cpu is not None:
         lines.append(f"sq_thread_cpu {sq_thread_cpu} must be a processor that is online")
     if flags & SetupFlags.ATTACH_WQ:

@@ -1,7 +1,8 @@
 /*
  * The C that Python cannot do: map a ring, read and move its counters with the right memory order,
- * enter the kernel, copy SQEs in and CQEs out in bulk. Here is the ring as a whole; _queues.h has
- * its two queues, _batch.h the batch loop, _waits.h the other waits, _resize.h other sizes.
+ * enter the kernel, copy SQEs in and CQEs out in bulk. Here is the ring as a whole; _sq.h and
+ * _cq.h have its queues, _batch.h the batch loop, _waits.h the other waits, _resize.h other sizes,
+ * _buffers.h provided buffers.
  *
  * Rules:
  *   - Every function returns a value >= 0, or a negative errno. Nothing is printed, nothing exits.
@@ -42,23 +43,33 @@
 enum {
     SETUP_IOPOLL = 1u << 0,
     SETUP_SQPOLL = 1u << 1,
+    SETUP_CQSIZE = 1u << 3,
     SETUP_TASKRUN_FLAG = 1u << 9,
     SETUP_SQE128 = 1u << 10,
     SETUP_CQE32 = 1u << 11,
     SETUP_DEFER_TASKRUN = 1u << 13,
+    SETUP_NO_MMAP = 1u << 14,            /* 6.5 */
+    SETUP_REGISTERED_FD_ONLY = 1u << 15, /* 6.5 */
     SETUP_NO_SQARRAY = 1u << 16,
+    SETUP_CQE_MIXED = 1u << 18, /* 6.18 */
     FEAT_SINGLE_MMAP = 1u << 0,
     FEAT_EXT_ARG = 1u << 8,
     ENTER_GETEVENTS = 1u << 0,
     ENTER_SQ_WAKEUP = 1u << 1,
-    ENTER_SQ_WAIT = 1u << 2,     /* 5.10 */
-    ENTER_EXT_ARG = 1u << 3,     /* 5.11 */
-    ENTER_EXT_ARG_REG = 1u << 6, /* 6.13 */
+    ENTER_SQ_WAIT = 1u << 2,         /* 5.10 */
+    ENTER_EXT_ARG = 1u << 3,         /* 5.11 */
+    ENTER_REGISTERED_RING = 1u << 4, /* 5.18 */
+    ENTER_EXT_ARG_REG = 1u << 6,     /* 6.13 */
+    REGISTER_RING_FDS = 20,          /* 5.18 */
+    UNREGISTER_RING_FDS = 21,
+    RING_FDS_MAX = 16, /* of one thread: IO_RINGFD_REG_MAX in linux/io_uring_types.h */
     SQ_NEED_WAKEUP = 1u << 0,
     SQ_CQ_OVERFLOW = 1u << 1,
     SQ_TASKRUN = 1u << 2,
     CQE_MORE = 1u << 1,
     CQE_NOTIF = 1u << 3,
+    CQE_SKIP = 1u << 5, /* 6.18 */
+    CQE_F_32 = 1u << 15,
     SQE_IO_LINKED = 1u << 2 | 1u << 3, /* IOSQE_IO_LINK, IOSQE_IO_HARDLINK */
     SQE_SIZE = 64,
     SQE_FD = 4, /* the offsets of fields, here and below */
@@ -69,12 +80,16 @@ enum {
     CQE_SIZE = 16,
     CQE_RES = 8,
     CQE_FLAGS = 12,
+    MIXED_SIZE = 40, /* of a CQE that came out of a CQE_MIXED ring: see completions.py */
+    RINGS_MAX = 2048, /* bytes of struct io_rings before its arrays, and of what aligns them */
+    ENTRIES_MAX = 32768,
     SUBMIT_TRIES = 64, /* of an enter that answers EAGAIN or EBUSY; each yields and flushes first */
     CLOSING = 1,       /* why nobody may join: for good, or */
     RESIZING = 2,      /* until the queues have been replaced */
 };
 #define OFF_RING 0L
 #define OFF_SQES 0x10000000L
+#define REGISTER_USE_REGISTERED_RING 0x80000000u /* 6.3 */
 
 struct uring_params {
     uint32_t sq_entries, cq_entries, flags, sq_thread_cpu, sq_thread_idle, features, wq_fd, resv[3];
@@ -100,9 +115,15 @@ struct uring_timespec { /* struct __kernel_timespec: 64 bits on every architectu
     int64_t sec, nsec;
 };
 
+struct uring_rsrc_update {
+    uint32_t offset, resv;
+    uint64_t data;
+};
+_Static_assert(sizeof(struct uring_rsrc_update) == 16, "struct io_uring_rsrc_update");
+
 struct uring {
-    int fd;
-    uint32_t is_open; /* `fd` is ours */
+    int fd;           /* -1: REGISTERED_FD_ONLY */
+    uint32_t is_open; /* the ring is ours to end */
     uint32_t setup_flags, features, sq_entries, cq_entries;
 
     uint32_t *sq_head, *sq_tail, *sq_flags, *sq_dropped;
@@ -111,10 +132,10 @@ struct uring {
     char *sqes;
 
     uint32_t *cq_head, *cq_tail, *cq_flags, *cq_overflow;
-    uint32_t cq_mask, cqe_size;
+    uint32_t cq_mask, cqe_size; /* of a CQE that was taken */
     char *cqes;
 
-    void *ring_map, *sqe_map;
+    char *ring_map, *sqe_map;
     size_t ring_map_size, sqe_map_size;
 
     pthread_mutex_t sq_lock, cq_lock;
@@ -136,6 +157,15 @@ struct uring {
     char *region;        /* of registered waits, or NULL */
     size_t region_size;
     uint32_t region_is_ours; /* we mapped it */
+
+    uint32_t slot_size;    /* of a place in the CQ: a large CQE of a mixed CQ takes two */
+    uint32_t is_mixed;     /* CQE_MIXED: 1 or 0 */
+    uint32_t after_filler; /* in a mixed CQ: what was passed last is a filler */
+    uint32_t ring_index;   /* among a thread's registered rings, while `registration` is not 0 */
+    uint64_t registration; /* see registered_here, or 0 */
+
+    char *memory; /* NO_MMAP: both maps lie in here, the SQEs from `memory_sqes` on */
+    size_t memory_size, memory_sqes;
 };
 
 struct uring_counters {
@@ -215,149 +245,115 @@ static int uring_join(struct uring *ring)
     }
 }
 
-/* ---- setup and exit ---- */
+/* ---- the system calls ---- */
 
-/* `ring` is zeroed memory; uring_exit() undoes this, with or without a uring_map() in between. */
-static int uring_setup(struct uring *ring, uint32_t entries, struct uring_params *params)
+/*
+ * A registered ring is an index into a table that the kernel keeps for each thread. Ours says which
+ * registration is behind each index: their numbers are never used again, so an index that has had
+ * its day hits no other ring, and no thread takes another's for its own.
+ */
+static __thread uint64_t registered_here[RING_FDS_MAX];
+static uint64_t registrations; /* how many there ever were */
+
+/* Apart, so that a ring that no thread has registered does not pay for the look at the table. */
+__attribute__((noinline)) static int is_here(const struct uring *ring, uint64_t registration)
 {
-    long fd = syscall(__NR_io_uring_setup, entries, params);
-    if (fd < 0)
-        return -errno;
-    ring->fd = (int)fd;
-    ring->is_open = 1;
-    return 0;
+    return registered_here[load_relaxed(&ring->ring_index) % RING_FDS_MAX] == registration;
+}
+
+static int is_registered_here(const struct uring *ring)
+{
+    uint64_t registration = __atomic_load_n(&ring->registration, __ATOMIC_RELAXED);
+    return registration != 0 && is_here(ring, registration);
+}
+
+static void note_registered(struct uring *ring, uint32_t index)
+{
+    uint64_t registration = __atomic_add_fetch(&registrations, 1, __ATOMIC_RELAXED);
+    registered_here[index % RING_FDS_MAX] = registration;
+    __atomic_store_n(&ring->ring_index, index, __ATOMIC_RELAXED);
+    __atomic_store_n(&ring->registration, registration, __ATOMIC_RELAXED);
+}
+
+static int call_enter(int fd, uint32_t to_submit, uint32_t min_complete, uint32_t flags,
+                      const void *arg, size_t arg_size)
+{
+    long ret = syscall(__NR_io_uring_enter, fd, to_submit, min_complete, flags, arg, arg_size);
+    return ret < 0 ? -errno : (int)ret;
 }
 
 static int enter(const struct uring *ring, uint32_t to_submit, uint32_t min_complete,
                  uint32_t flags, const void *arg, size_t arg_size)
 {
-    long ret =
-        syscall(__NR_io_uring_enter, ring->fd, to_submit, min_complete, flags, arg, arg_size);
+    if (is_registered_here(ring))
+        return call_enter((int)ring->ring_index, to_submit, min_complete,
+                          flags | ENTER_REGISTERED_RING, arg, arg_size);
+    return call_enter(ring->fd, to_submit, min_complete, flags, arg, arg_size);
+}
+
+static int call_register(const struct uring *ring, uint32_t opcode, void *arg, uint32_t nr_args)
+{
+    long ret;
+    int fd = ring->fd;
+    if (fd < 0 && is_registered_here(ring)) {
+        fd = (int)ring->ring_index;
+        opcode |= REGISTER_USE_REGISTERED_RING;
+    }
+    ret = syscall(__NR_io_uring_register, fd, opcode, arg, nr_args);
     return ret < 0 ? -errno : (int)ret;
 }
 
-static void *map_shared(int fd, size_t size, long offset)
+static int unregister_here(struct uring *ring)
 {
-    void *map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, offset);
-    if (map == MAP_FAILED)
-        return NULL;
-    if (madvise(map, size, MADV_DONTFORK) != 0) {
-        int error = errno;
-        munmap(map, size);
-        errno = error;
-        return NULL;
-    }
-    return map;
+    struct uring_rsrc_update update = {.offset = ring->ring_index};
+    int ret = call_register(ring, UNREGISTER_RING_FDS, &update, 1);
+    registered_here[ring->ring_index % RING_FDS_MAX] = 0;
+    __atomic_store_n(&ring->registration, 0, __ATOMIC_RELAXED);
+    return ret < 0 ? ret : 0;
 }
 
-static void point_into_map(struct uring *ring, const struct uring_params *p)
-{
-    char *map = ring->ring_map;
-    ring->sq_head = (uint32_t *)(void *)(map + p->sq_off.head);
-    ring->sq_tail = (uint32_t *)(void *)(map + p->sq_off.tail);
-    ring->sq_flags = (uint32_t *)(void *)(map + p->sq_off.flags);
-    ring->sq_dropped = (uint32_t *)(void *)(map + p->sq_off.dropped);
-    ring->sq_mask = *(uint32_t *)(void *)(map + p->sq_off.ring_mask);
-    ring->sqes = ring->sqe_map;
-    ring->cq_head = (uint32_t *)(void *)(map + p->cq_off.head);
-    ring->cq_tail = (uint32_t *)(void *)(map + p->cq_off.tail);
-    ring->cq_flags = (uint32_t *)(void *)(map + p->cq_off.flags);
-    ring->cq_overflow = (uint32_t *)(void *)(map + p->cq_off.overflow);
-    ring->cq_mask = *(uint32_t *)(void *)(map + p->cq_off.ring_mask);
-    ring->cqes = map + p->cq_off.cqes;
-    if (!(p->flags & SETUP_NO_SQARRAY)) { /* slot i always holds SQE i: written once, here */
-        uint32_t *array = (uint32_t *)(void *)(map + p->sq_off.array);
-        ring->sq_array = p->sq_off.array;
-        for (uint32_t i = 0; i < p->sq_entries; i++)
-            array[i] = i;
-    }
-}
-
-/*
- * `inbox` has room for cq_entries CQEs and outlives the ring.
- * Twin: io_uring_queue_mmap(3), for kernels with FEAT_SINGLE_MMAP.
- */
-static int uring_map(struct uring *ring, const struct uring_params *p, char *inbox)
-{
-    size_t sq_size = p->sq_off.array + p->sq_entries * sizeof(uint32_t);
-    size_t cq_size;
-    void *ring_map;
-
-    ring->generation = process_generation();
-    if (ring->generation == 0)
-        return -ENOMEM;
-    if (!(p->features & FEAT_SINGLE_MMAP))
-        return -EOPNOTSUPP;
-    ring->setup_flags = p->flags;
-    ring->features = p->features;
-    ring->sq_entries = p->sq_entries;
-    ring->cq_entries = p->cq_entries;
-    ring->sqe_size = SQE_SIZE << !!(p->flags & SETUP_SQE128);
-    ring->cqe_size = CQE_SIZE << !!(p->flags & SETUP_CQE32);
-    cq_size = p->cq_off.cqes + (size_t)p->cq_entries * ring->cqe_size;
-    ring->ring_map_size = sq_size > cq_size ? sq_size : cq_size;
-    ring->sqe_map_size = (size_t)p->sq_entries * ring->sqe_size;
-
-    ring->sqe_map = map_shared(ring->fd, ring->sqe_map_size, OFF_SQES);
-    if (ring->sqe_map == NULL)
-        return -errno;
-    ring_map = map_shared(ring->fd, ring->ring_map_size, OFF_RING);
-    if (ring_map == NULL) {
-        int error = errno;
-        munmap(ring->sqe_map, ring->sqe_map_size);
-        return -error;
-    }
-    ring->inbox = inbox;
-    ring->ring_map = ring_map;
-    pthread_mutex_init(&ring->sq_lock, NULL);
-    pthread_mutex_init(&ring->cq_lock, NULL);
-    point_into_map(ring, p);
-    return 0;
-}
-
-/* Nobody else is inside. Done before by a resize that failed. */
-static void uring_unmap(struct uring *ring)
-{
-    if (ring->ring_map != NULL) {
-        munmap(ring->ring_map, ring->ring_map_size);
-        munmap(ring->sqe_map, ring->sqe_map_size);
-    }
-    if (ring->region_is_ours)
-        munmap(ring->region, ring->region_size);
-    ring->region_is_ours = 0;
-    ring->ring_map = NULL;
-}
-
-/*
- * Refuses whoever comes, waits until whoever is inside has left, unmaps, closes the descriptor.
- * Those who are blocked in uring_wait() must have been woken before (uring_waiters() is 0). In the
- * child of a fork the mappings were never there, and their addresses may be somebody else's by now.
- */
-static int uring_exit(struct uring *ring)
-{
-    if (!__atomic_exchange_n(&ring->is_open, 0, __ATOMIC_SEQ_CST))
-        return 0;
-    __atomic_store_n(&ring->closing, CLOSING, __ATOMIC_SEQ_CST);
-    if (ring->ring_map != NULL && !is_forked(ring)) {
-        while (__atomic_load_n(&ring->users, __ATOMIC_SEQ_CST) != 0)
-            sched_yield();
-        uring_unmap(ring);
-    }
-    return close(ring->fd) < 0 ? -errno : 0;
-}
-
-/* ---- the rest ---- */
+/* ---- what needs no queue ---- */
 
 static int uring_register(struct uring *ring, uint32_t opcode, void *arg, uint32_t nr_args)
 {
-    long ret = uring_join(ring);
+    int ret = uring_join(ring);
     if (ret < 0)
-        return (int)ret;
-    ret = syscall(__NR_io_uring_register, ring->fd, opcode, arg, nr_args);
-    if (ret < 0)
-        ret = -errno;
+        return ret;
+    ret = call_register(ring, opcode, arg, nr_args);
     uring_part(ring);
-    return (int)ret;
+    return ret;
+}
+
+/* A call that is not for any ring. */
+static int uring_register_blind(uint32_t opcode, void *arg, uint32_t nr_args)
+{
+    long ret = syscall(__NR_io_uring_register, -1, opcode, arg, nr_args);
+    return ret < 0 ? -errno : (int)ret;
+}
+
+/* Registers the ring with this thread, whose enters then go by its index. One at a time may. */
+static int uring_register_fd(struct uring *ring)
+{
+    struct uring_rsrc_update update = {.offset = UINT32_MAX};
+    int ret = uring_join(ring);
+    if (ret < 0)
+        return ret;
+    update.data = (uint64_t)ring->fd;
+    ret = is_registered_here(ring) ? -EBUSY : call_register(ring, REGISTER_RING_FDS, &update, 1);
+    if (ret > 0)
+        note_registered(ring, update.offset);
+    uring_part(ring);
+    return ret < 0 ? ret : 0;
+}
+
+static int uring_unregister_fd(struct uring *ring)
+{
+    int ret = uring_join(ring);
+    if (ret < 0)
+        return ret;
+    ret = is_registered_here(ring) ? unregister_here(ring) : -ENXIO;
+    uring_part(ring);
+    return ret;
 }
 
 /* A snapshot for looking at: each counter is true at some moment, not all at the same. */

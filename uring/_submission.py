@@ -82,6 +82,7 @@ class SubmissionSide(Core):
     def __init__(self, shim: "CData", inbox: "CData", params: RingParams) -> None:
         super().__init__(shim, inbox, params)
         self._is_sqpoll = bool(params.flags & SetupFlags.SQPOLL)
+        self._has_sqe128 = bool(params.flags & SetupFlags.SQE128)
         self._room = params.sq_entries  # as many may be pending without asking the kernel
         self._next_number = FIRST_DRAWN
 
@@ -215,7 +216,8 @@ class SubmissionSide(Core):
 
     def _record(self, op: Queueable, user_data: int | None) -> Record:
         try:
-            encoded, pins = op._prepared or op._encode()
+            prepared = op._prepared
+            encoded, pins = prepared or op._encode()
         except (AttributeError, TypeError):
             self._check_operation(op)
             raise
@@ -223,6 +225,11 @@ class SubmissionSide(Core):
             self._check_opcode(op, encoded[0])
         if op._takes_buffer:
             check_group(op, encoded, self)
+        if not prepared and len(encoded) != SQE_SIZE and not self._has_sqe128:
+            raise ValueError(
+                f"{op!r} has an SQE of {len(encoded)} bytes, which takes a ring with"
+                " SetupFlags.SQE128"
+            )
         if user_data is None:
             user_data = op.user_data
             if user_data is None:
@@ -262,7 +269,7 @@ class SubmissionSide(Core):
             pledge = RenamePledge(self, renaming, is_silent=is_silent)
         if pledge is None:
             return record
-        self._is_plain = self._can_be_plain = False
+        self._is_plain = False
         self._in_flight.has_pledges = True
         return number, encoded, Answer(op, pledge), pledge
 
@@ -457,6 +464,9 @@ class SubmissionSide(Core):
         if self._is_sqpoll:
             self._room = 0  # from here on only the kernel knows
         try:
+            if self._has_sqe128:
+                sqes = b"".join([record[1].ljust(2 * SQE_SIZE, b"\0") for record in records])
+                return lib.uring_submit128(self._shim, start, sqes, numbers, len(records))
             if len(records) == 1:
                 return lib.uring_submit_one(self._shim, start, records[0][1], records[0][0])
             sqes = b"".join([record[1] for record in records])
@@ -491,7 +501,7 @@ class SubmissionSide(Core):
 
     def _placed_number(self, place: int) -> int:
         """The user_data in the SQE at `place`."""
-        size = SQE_SIZE * (2 if self._params.flags & SetupFlags.SQE128 else 1)
+        size = SQE_SIZE * (2 if self._has_sqe128 else 1)
         start = (place & int(self._counters().sq_mask)) * size + 32
         number: bytes = ffi.buffer(self._shim.sqes + start, 8)[:]
         return int.from_bytes(number, sys.byteorder)

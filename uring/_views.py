@@ -86,7 +86,8 @@ class CompletionQueueView(_QueueView):
     The completion queue, as it is at each look.
 
     `head` and `tail` are shared with the kernel, unsigned 32-bit and wrapping: it has posted what
-    is below `tail`, and we have taken what is below `head`.
+    is below `tail`, and we have taken what is below `head`. With CQE_MIXED all of it counts places,
+    of which a large CQE takes two, and not CQEs.
     """
 
     __slots__ = ()

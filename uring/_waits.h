@@ -1,6 +1,6 @@
 /*
  * The other ways to wait: with a minimum time, with arguments that the kernel has already, and for
- * room in the SQ. The rules are those of _shim.h, and the plain wait is in _queues.h.
+ * room in the SQ. The rules are those of _shim.h, and the plain wait is in _cq.h.
  *
  * The kernel gets what is left of a time, not its end: ENTER_ABS_TIMER (6.12) would be on the clock
  * of the ring, which may be another (REGISTER_CLOCK), and our deadlines are on CLOCK_MONOTONIC.
@@ -163,8 +163,7 @@ static int uring_register_region(struct uring *ring, char *memory, uint64_t size
     if (ret < 0)
         return ret;
     desc.flags = memory != NULL ? MEM_REGION_USER : 0;
-    if (syscall(__NR_io_uring_register, ring->fd, REGISTER_MEM_REGION, &reg, 1) < 0)
-        ret = -errno;
+    ret = call_register(ring, REGISTER_MEM_REGION, &reg, 1);
     if (ret == 0 && memory == NULL) {
         memory = map_shared(ring->fd, size, (long)desc.mmap_offset);
         if (memory == NULL)
@@ -257,7 +256,7 @@ static int uring_set_cq_flags(struct uring *ring, uint32_t flags)
     int ret = uring_join(ring);
     if (ret < 0)
         return ret;
-    if (ring->cq_flags == ring->ring_map)
+    if ((void *)ring->cq_flags == ring->ring_map)
         ret = -EOPNOTSUPP;
     else
         __atomic_store_n(ring->cq_flags, flags, __ATOMIC_RELAXED);

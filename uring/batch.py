@@ -57,7 +57,7 @@ class Batch:
     Raises:
         TypeError: something is no operation, or cannot be encoded -> the message says which.
         ValueError: the same; or one is multishot or has CQE_SKIP_SUCCESS, and so has not exactly
-            one result; or two were given the same user_data.
+            one result; or one has an SQE of 128 bytes; or two were given the same user_data.
 
     Kernel: 5.4; the operations may need more. Source: io_uring_enter(2).
     """
@@ -173,6 +173,11 @@ def _encode(index: int, op: Queueable) -> tuple[bytes, object]:
         raise ValueError(
             f"operation {index}, {op!r}, is not for a batch: what it takes or promises is accounted"
             " for in the order in which single operations are queued and complete; queue() it"
+        )
+    if len(record) != SQE_SIZE:
+        raise ValueError(
+            f"operation {index}, {op!r}, has an SQE of {len(record)} bytes, and a batch holds those"
+            f" of {SQE_SIZE}: queue() it"
         )
     if record[1] & _SKIP:
         raise ValueError(

@@ -19,17 +19,31 @@ import attrs
 
 from uring._values import value
 from uring.errors import operation_error
-from uring.flags import CQE_BUFFER_SHIFT, NOTIF_USAGE_ZC_COPIED, CQEFlags
+from uring.flags import CQE_BUFFER_SHIFT, NOTIF_USAGE_ZC_COPIED, CQEFlags, SetupFlags
 from uring.sqe import Queueable
 
 CQE_SIZE: Final = 16
+_CQE32_SIZE: Final = 32
+_MIXED_SIZE: Final = 40
+"""
+Of a CQE that comes from a CQE_MIXED ring: of those that have F_32, the first 32 bytes count, of
+others 16. The size is one of its own because it tells the ring's kind: CQE32 rings set no F_32.
+"""
 _CQE: Final = struct.Struct("=QiI")
 _BIG_CQE: Final = struct.Struct("=QQ")
 _RES_SIGN: Final = 11 if sys.byteorder == "little" else 8
 """The byte of a CQE that has the sign of res in its highest bit."""
+_F_32: Final = int(CQEFlags.F_32)
 _BUFFER: Final = int(CQEFlags.BUFFER)
 _MORE: Final = int(CQEFlags.MORE)
 _NOTIF: Final = int(CQEFlags.NOTIF)
+
+
+def cqe_size(flags: SetupFlags) -> int:
+    """How many bytes a CQE of such a ring has when the shim has taken it."""
+    if flags & SetupFlags.CQE_MIXED:
+        return _MIXED_SIZE
+    return _CQE32_SIZE if flags & SetupFlags.CQE32 else CQE_SIZE
 
 
 @attrs.frozen
@@ -60,7 +74,10 @@ class CQE:
     flags: int = 0
     _subject: Queueable | Answer | None = attrs.field(default=None, eq=False, alias="subject")
     big_cqe: tuple[int, int] | None = attrs.field(default=None, eq=False)
-    """The two extra words of a ring with SetupFlags.CQE32; None elsewhere."""
+    """
+    The two extra words that a ring with SetupFlags.CQE32 has in each CQE, and one with CQE_MIXED in
+    those with CQEFlags.F_32; else None.
+    """
 
     @property
     def op(self) -> Queueable | None:
@@ -234,7 +251,7 @@ class Completions(Sequence[CQE]):
             raise IndexError(f"completion {index} of {count}")
         user_data, res, flags = _CQE.unpack_from(self._raw, place * self._size)
         subject = self._subjects[place] if self._subjects else None
-        if self._size == CQE_SIZE:
+        if self._size == CQE_SIZE or (self._size == _MIXED_SIZE and not flags & _F_32):
             return CQE(user_data, res, flags, subject)
         big_cqe = _BIG_CQE.unpack_from(self._raw, place * self._size + CQE_SIZE)
         return CQE(user_data, res, flags, subject, big_cqe)
@@ -257,7 +274,9 @@ class Completions(Sequence[CQE]):
         if not self._count or not other._count:
             return self if self._count else other
         if self._size != other._size:
-            raise ValueError("completions of a ring with CQE32 cannot be joined to others")
+            raise ValueError(
+                "completions of a ring with CQE32 or CQE_MIXED cannot be joined to others"
+            )
         known = [each._subjects or [None] * each._count for each in (self, other)]
         return Completions(self._raw + other._raw, [*known[0], *known[1]], self._size)
 

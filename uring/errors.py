@@ -81,7 +81,7 @@ class RingClosedError(UringError, ValueError):
 
 class WrongThreadError(UringError, RuntimeError):
     """
-    A ring made with `SetupFlags.SINGLE_ISSUER` was used by a thread that does not own it.
+    A ring made with SINGLE_ISSUER or REGISTERED_FD_ONLY was used by a thread that does not own it.
 
     Use it from the thread named in the message, or make the ring without that flag.
     """

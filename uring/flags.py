@@ -118,7 +118,27 @@ class SQEFlags(_Bits):
 
 
 class SetupFlags(_Bits):
-    """``params->flags``: the shape of a ring, asked for at io_uring_setup(2)."""
+    """
+    ``params->flags``: the shape of a ring, asked for at io_uring_setup(2).
+
+    - IOPOLL, HYBRID_IOPOLL: completions are looked for in the device. For reads and writes of files
+      that are opened with O_DIRECT, on devices that poll: of others they end with EOPNOTSUPP, and
+      what cannot be polled ends with EINVAL.
+    - SQPOLL: a thread of the kernel takes what is queued; SQ_AFF binds it to a processor.
+    - CLAMP: sizes that are too large are cut to the largest, not refused.
+    - R_DISABLED: nothing is submitted before `Ring.enable()`.
+    - SUBMIT_ALL: a refused SQE does not stop a submit. `Ring.submit()` goes on in any case.
+    - SINGLE_ISSUER: one thread alone uses the ring. DEFER_TASKRUN: completions are posted only when
+      that thread enters the kernel. COOP_TASKRUN: they do not interrupt a running thread.
+    - SQE128: SQEs have 128 bytes, as some operations need; CQE32: CQEs have 32, see `CQE.big_cqe`.
+      CQE_MIXED: those that need it have, and take two places in a queue of four at least.
+    - NO_MMAP: the ring lies in memory of this process, not of the kernel.
+    - REGISTERED_FD_ONLY: no descriptor is made. Only the thread that makes the ring can use it, and
+      the ring ends with it; a thread can have 16. `Ring.fd` is -1.
+    - NO_SQARRAY: without the indirection between the queue and its SQEs; nothing else changes.
+
+    `Ring` does not drive SQE_MIXED and SQ_REWIND.
+    """
 
     IOPOLL = 0x1, "5.1"
     SQPOLL = 0x2, "5.1"

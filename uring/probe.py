@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 import attrs
 
 from uring import _memory
-from uring._ffi import ffi, lib
+from uring._ffi import lib
+from uring._kernel import query, query_opcodes, try_setup_flags
 from uring._setup import setup
 from uring.errors import UnsupportedError, UringError, call_error
 from uring.flags import (
@@ -41,21 +42,8 @@ _PROBE_SIZE: Final = 16  # struct io_uring_probe, before its array
 _PROBE_OP: Final = struct.Struct("=BxH4x")  # struct io_uring_probe_op
 _PROBE_OPS_MAX: Final = 256  # an opcode is one byte; the kernel refuses to fill in more
 
-_QUERY_HEADER: Final = struct.Struct("=QQIIi12x")  # struct io_uring_query_hdr
-_QUERY_OPCODES: Final = struct.Struct("=IIQQQQI4x")  # struct io_uring_query_opcode
 _QUERY_ZCRX: Final = struct.Struct("=QQIIII8x")  # struct io_uring_query_zcrx
 _QUERY_SCQ: Final = struct.Struct("=QQ")  # struct io_uring_query_scq
-
-_F = SetupFlags
-# What must be set beside a flag for the kernel to take it: io_uring_setup(2).
-_COMPANIONS: Final = {
-    _F.SQ_AFF: _F.SQPOLL,
-    _F.TASKRUN_FLAG: _F.COOP_TASKRUN,
-    _F.DEFER_TASKRUN: _F.SINGLE_ISSUER,
-    _F.REGISTERED_FD_ONLY: _F.NO_MMAP,
-    _F.HYBRID_IOPOLL: _F.IOPOLL,
-    _F.SQ_REWIND: _F.NO_SQARRAY,
-}
 
 
 class HasOpcode(Protocol):
@@ -188,8 +176,8 @@ def probe() -> Probe:
     )
     try:
         opcodes = frozenset(_probe_opcodes(ring))
-        queried = _query_opcodes(ring)
-        setup_flags = queried[3] if queried else _try_setup_flags(ring)
+        queried = query_opcodes(ring)
+        setup_flags = queried[3] if queried else try_setup_flags(ring)
         zcrx = query(ring, QueryOpcode.ZCRX, _QUERY_ZCRX) if queried else None
         scq = query(ring, QueryOpcode.SCQ, _QUERY_SCQ) if queried else None
     finally:
@@ -211,7 +199,7 @@ def probe() -> Probe:
 
 def last_register_opcode(ring: "CData") -> int | None:
     """The highest opcode of io_uring_register(2), asked through an open ring; None as in Probe."""
-    queried = _query_opcodes(ring)
+    queried = query_opcodes(ring)
     return queried[1] - 1 if queried else None
 
 
@@ -257,48 +245,3 @@ def _probe_opcodes(ring: "CData") -> "Iterator[Opcode]":
     for number, flags in _PROBE_OP.iter_unpack(answer[_PROBE_SIZE:][: count * _PROBE_OP.size]):
         if flags & ProbeFlags.SUPPORTED and number in known:
             yield Opcode(number)
-
-
-def _query_opcodes(ring: "CData") -> tuple[int, ...] | None:
-    return query(ring, QueryOpcode.OPCODES, _QUERY_OPCODES)
-
-
-def query(ring: "CData", opcode: QueryOpcode, answer: struct.Struct) -> tuple[int, ...] | None:
-    """Ask the kernel through an open ring; None where one cannot ask for this."""
-    record = bytearray(_QUERY_HEADER.size + answer.size)
-    pin, address, _ = _memory.writable(record)
-    _QUERY_HEADER.pack_into(record, 0, 0, address + _QUERY_HEADER.size, opcode, answer.size, 0)
-    if lib.uring_register(ring, RegisterOpcode.REGISTER_QUERY, pin, 0) < 0:
-        return None
-    *_, result = _QUERY_HEADER.unpack_from(record)
-    return None if result < 0 else answer.unpack_from(record, _QUERY_HEADER.size)
-
-
-def _try_setup_flags(ring: "CData") -> SetupFlags:
-    """Try each flag with a ring of its own."""
-    found = SetupFlags(0)
-    for flag in SetupFlags:
-        if _knows_setup_flag(flag, ring.fd):
-            found |= flag
-    return found
-
-
-def _knows_setup_flag(flag: SetupFlags, wq_fd: int) -> bool:
-    """
-    Whether the kernel knows a flag.
-
-    Its first test is for bits that it does not know, with EINVAL. So any other errno proves that it
-    knows the flag: EFAULT for NO_MMAP without memory, EPERM for SQPOLL before 5.11.
-    """
-    params = ffi.new("struct uring_params *")
-    params.flags = flag | _COMPANIONS.get(flag, SetupFlags(0))
-    if flag is SetupFlags.CQSIZE:
-        params.cq_entries = 2
-    elif flag is SetupFlags.ATTACH_WQ:
-        params.wq_fd = wq_fd
-    elif flag is SetupFlags.SQ_AFF:
-        params.sq_thread_cpu = min(os.sched_getaffinity(0))  # processor 0 need not be online
-    trial = ffi.gc(ffi.new("struct uring *"), lib.uring_exit)
-    error = lib.uring_setup(trial, 1, params)
-    lib.uring_exit(trial)
-    return error != -errno.EINVAL

@@ -43,15 +43,15 @@ import sys
 import threading
 import time
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 from uring import _teardown
-from uring._core import CLOSED, FORKED
+from uring._core import CLOSED, FORKED, NO_FD, lives
 from uring._ffi import lib
 from uring._inflight import InFlight
 from uring._providing import ProvideSide
 from uring._registering import RegisterSide
+from uring._ringfd import RingFdSide
 from uring._setup import RingParams, check_range, setup
 from uring._streaming import StreamSide
 from uring._views import CompletionQueueView, SubmissionQueueView
@@ -76,7 +76,7 @@ def _packed(number: int) -> bytes:
     return number.to_bytes(8, sys.byteorder)
 
 
-class Ring(StreamSide, WaitingSide, RegisterSide, ProvideSide):
+class Ring(StreamSide, WaitingSide, RegisterSide, ProvideSide, RingFdSide):
     """
     An io_uring: a submission queue and a completion queue shared with the kernel.
 
@@ -85,11 +85,12 @@ class Ring(StreamSide, WaitingSide, RegisterSide, ProvideSide):
     flight when it ends completes with ECANCELED when it next could go on: the kernel's rule.
 
     Args:
-        entries: the size of the submission queue, a power of two from 1 to 32768.
-        flags: `SetupFlags`.
+        entries: the size of the submission queue, a power of two from 1 to 32768; with CLAMP also
+            more, which is cut down to that.
+        flags: `SetupFlags`, which says what each does.
         cq_entries: the size of the completion queue, from `entries` to 65536, rounded up by the
             kernel to a power of two; the default is twice `entries`. More completions than that
-            wait in the kernel; none is lost.
+            wait in the kernel; none is lost. With CQE_MIXED it counts places of 16 bytes.
         sq_thread_cpu: the processor that the SQPOLL thread is bound to.
         sq_thread_idle_ms: after how many milliseconds without work the SQPOLL thread sleeps; the
             kernel's default is 1000.
@@ -131,14 +132,14 @@ class Ring(StreamSide, WaitingSide, RegisterSide, ProvideSide):
         super().__init__(shim, inbox, params)
         self._closing_lock = threading.RLock()
         _teardown.watch(self)
-        self._fd = int(shim.fd)
+        self._fd = int(shim.fd) if shim.fd >= 0 else NO_FD
 
     # ---- looking at it ----
 
     @property
     def fd(self) -> int:
-        """The ring's descriptor; -1 once the ring is closed."""
-        return self._fd
+        """The ring's descriptor; -1 once the ring is closed, and with REGISTERED_FD_ONLY always."""
+        return max(self._fd, -1)
 
     @property
     def params(self) -> RingParams:
@@ -185,7 +186,7 @@ class Ring(StreamSide, WaitingSide, RegisterSide, ProvideSide):
             return f"<Ring closed: {self._refusal}>"
         params = self._params
         return (
-            f"<Ring fd={self._fd} entries={params.sq_entries}/{params.cq_entries}"
+            f"<Ring fd={self.fd} entries={params.sq_entries}/{params.cq_entries}"
             f" flags={params.flags!r} in_flight={self.in_flight}>"
         )
 
@@ -361,10 +362,7 @@ class Ring(StreamSide, WaitingSide, RegisterSide, ProvideSide):
         self._held = Held()
 
     def _owner_lives(self) -> bool:
-        thread = self._owner_object()
-        if thread is not None and not thread.is_alive():
-            return False  # the kernel may show it for a moment more
-        return self._owner is not None and Path(f"/proc/self/task/{self._owner}").exists()
+        return self._owner is not None and lives(self._owner, self._owner_object())
 
     def _quiesce(self, deadline: float, *, can_enter: bool) -> None:
         """Drop what was not submitted, wake who waits, reap until nothing is in flight."""

@@ -230,7 +230,8 @@ class Queueable:
     What a ring can queue. Not for use by itself: see `Operation` and `SQE`.
 
     `_encode` gives the 64 bytes (with user_data 0: the ring fills it in) and whatever must stay
-    alive until the terminal completion. The rest says what a completion means.
+    alive until the terminal completion. The rest says what a completion means. A class whose
+    `_prepared` is False may give 128 bytes, for a ring with SQE128.
     """
 
     __slots__ = ()

@@ -9,6 +9,7 @@ from uring.operations._base import Operation, held, integer, operation, ordinary
 from uring.operations._targets import Targeting
 from uring.sqe import (
     AUTO,
+    NO_FLAGS,
     SQE_SIZE,
     UINT32_MAX,
     FileLike,
@@ -88,9 +89,9 @@ class Nop(Operation):
             and self._buf_index is None
             and self._big_cqe is None
         ):  # what nearly all of them are
-            if self._flags or self._personality:
-                return self._pack(), None
-            return self._plain, None
+            if self._flags is NO_FLAGS and type(self._personality) is int and not self._personality:
+                return self._plain, None
+            return self._pack(), None
         return self._encode_options(), None
 
     def _encode_options(self) -> bytes:

@@ -1,153 +1,8 @@
 /*
- * The two queues: placing SQEs, taking CQEs, waiting. The rules are those of _shim.h.
+ * The completion queue: taking CQEs, waiting for them; and closing. The rules are those of _shim.h.
  */
 
-#include "_shim.h"
-
-/* ---- the submission side ---- */
-
-/*
- * Puts `count` SQEs behind the tail. sq_lock is held, and there is room.
- *
- * Release on the tail: the SQEs are visible before the tail that covers them. Only we write the
- * tail, and only under the lock, so reading it back may be relaxed.
- * Twin: io_uring_get_sqe(3) and __io_uring_flush_sq().
- */
-static void sq_put(struct uring *ring, const char *sqes, const uint64_t *user_data, uint64_t first,
-                   uint32_t count)
-{
-    uint32_t tail = load_relaxed(ring->sq_tail);
-    for (uint32_t i = 0; i < count; i++) {
-        char *sqe = ring->sqes + (size_t)((tail + i) & ring->sq_mask) * ring->sqe_size;
-        uint64_t number = user_data ? user_data[i] : first + i;
-        memcpy(sqe, sqes + (size_t)i * SQE_SIZE, SQE_SIZE);
-        memcpy(sqe + SQE_USER_DATA, &number, sizeof number);
-        if (ring->sqe_size > SQE_SIZE)
-            memset(sqe + SQE_SIZE, 0, ring->sqe_size - SQE_SIZE);
-    }
-    store_release(ring->sq_tail, tail + count);
-}
-
-/* Acquire: the kernel has read a slot before it moves the head past it, so we may overwrite it. */
-static uint32_t sq_room(const struct uring *ring)
-{
-    return ring->sq_entries - (load_relaxed(ring->sq_tail) - load_acquire(ring->sq_head));
-}
-
-/*
- * Places all `count` SQEs, or none. `start` is how many the caller believes were placed before;
- * when another thread was faster the answer is ESTALE, so what two threads offer at once is placed
- * once.
- */
-static int sq_place(struct uring *ring, uint32_t start, const char *sqes, const uint64_t *user_data,
-                    uint32_t count, uint32_t sealed)
-{
-    int ret = 0;
-    pthread_mutex_lock(&ring->sq_lock);
-    if (ring->sealed != sealed)
-        ret = -ESHUTDOWN;
-    else if (ring->placed != start)
-        ret = -ESTALE;
-    else if (count > sq_room(ring))
-        ret = -ENOSPC;
-    if (ret == 0 && count > 0) {
-        sq_put(ring, sqes, user_data, 0, count);
-        __atomic_store_n(&ring->placed, start + count, __ATOMIC_RELAXED);
-    }
-    pthread_mutex_unlock(&ring->sq_lock);
-    return ret;
-}
-
-/*
- * The poller sets NEED_WAKEUP and then looks at the tail once more; we move the tail and then look
- * at NEED_WAKEUP. Store before load on both sides takes a full fence: release and acquire alone let
- * both miss. Whether this very call moved the tail does not matter: a sleeper is always woken.
- */
-static uint32_t wakeup_flag(const struct uring *ring)
-{
-    if (!(ring->setup_flags & SETUP_SQPOLL))
-        return 0;
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    return load_relaxed(ring->sq_flags) & SQ_NEED_WAKEUP ? ENTER_SQ_WAKEUP : 0;
-}
-
-/*
- * Has the kernel take everything that is published. It stops at an SQE that it refuses outright
- * (which gets its CQE), so one call may take several enters. EAGAIN is lack of memory and EBUSY, on
- * kernels before 5.19, a CQ backlog: both may pass, and a flush helps. Nothing is lost when they do
- * not: the SQEs stay where they are.
- */
-static int64_t sq_enter(const struct uring *ring, uint32_t placed)
-{
-    int64_t submitted = 0;
-    int tries = SUBMIT_TRIES;
-
-    if (ring->setup_flags & SETUP_SQPOLL) {
-        uint32_t wakeup = wakeup_flag(ring);
-        int ret = wakeup ? enter(ring, placed, 0, wakeup, NULL, 0) : 0;
-        return ret < 0 && ret != -EINTR ? ret : (int64_t)placed;
-    }
-    for (;;) {
-        uint32_t ready = load_relaxed(ring->sq_tail) - load_acquire(ring->sq_head);
-        /* All of it, so that a chain that is placed meanwhile is not cut: the kernel takes no more
-         * than there is. */
-        int ret = ready ? enter(ring, ring->sq_entries, 0, 0, NULL, 0) : 0;
-        if ((ret == -EAGAIN || ret == -EBUSY) && --tries) {
-            sched_yield();
-            (void)enter(ring, 0, 0, ENTER_GETEVENTS, NULL, 0); /* the retry tells if it helped */
-        } else if (ret < 0 && ret != -EINTR) {
-            return ret;
-        } else if (ret == 0) { /* nothing was left, or the kernel takes nothing: never spin */
-            return submitted;
-        } else if (ret > 0) {
-            submitted += ret;
-        }
-    }
-}
-
-/*
- * How many CQEs are there for Python, at least; without the lock. The tail first: a run that is not
- * on the list after that has none below it but what was taken, which is looked at last.
- */
-static uint32_t cq_glance(const struct uring *ring)
-{
-    uint32_t tail = load_acquire(ring->cq_tail);
-    if (__atomic_load_n(&ring->runs, __ATOMIC_ACQUIRE) != NULL)
-        return 0;
-    int32_t ready = (int32_t)(tail - load_acquire(&ring->cq_taken));
-    return ready > 0 ? (uint32_t)ready : 0;
-}
-
-static int64_t submit(struct uring *ring, uint32_t start, const char *sqes,
-                      const uint64_t *user_data, uint32_t count, uint32_t sealed)
-{
-    int64_t ret = uring_join(ring);
-    if (ret < 0)
-        return ret;
-    ret = sq_place(ring, start, sqes, user_data, count, sealed);
-    if (ret == 0)
-        ret = sq_enter(ring, count);
-    if (ret >= 0)
-        ret |= (int64_t)cq_glance(ring) << 32;
-    uring_part(ring);
-    return ret;
-}
-
-/* Low half: how many SQEs the kernel took. High half: how many CQEs are there now, at least. */
-static int64_t uring_submit(struct uring *ring, uint32_t start, const char *sqes,
-                            const char *user_data, uint32_t count)
-{
-    return submit(ring, start, sqes, (const uint64_t *)(const void *)user_data, count, 0);
-}
-
-/* The same for one SQE, whose user_data then needs no array. */
-static int64_t uring_submit_one(struct uring *ring, uint32_t start, const char *sqe,
-                                uint64_t user_data)
-{
-    return submit(ring, start, sqe, &user_data, 1, 0);
-}
-
-/* ---- the completion side ---- */
+#include "_sq.h"
 
 static int64_t monotonic_ns(void)
 {
@@ -190,7 +45,7 @@ static int enter_until(const struct uring *ring, uint32_t wait_nr, uint32_t flag
 
 static char *cq_at(const struct uring *ring, uint32_t place)
 {
-    return ring->cqes + (size_t)(place & ring->cq_mask) * ring->cqe_size;
+    return ring->cqes + (size_t)(place & ring->cq_mask) * ring->slot_size;
 }
 
 static char *inbox_at(const struct uring *ring, uint32_t index)
@@ -198,7 +53,10 @@ static char *inbox_at(const struct uring *ring, uint32_t index)
     return ring->inbox + (size_t)index * ring->cqe_size;
 }
 
-/* Copies one CQE. The compiler makes two moves of a copy whose size it knows, else a call. */
+/*
+ * Copies one CQE; the rest of MIXED_SIZE is never looked at. The compiler makes two moves of a copy
+ * whose size it knows, else a call.
+ */
 static void cqe_copy(char *out, const char *cqe, uint32_t size)
 {
     if (size == CQE_SIZE)
@@ -218,6 +76,23 @@ static void cq_copy(const struct uring *ring, uint32_t place, uint32_t count, ch
 }
 
 /*
+ * In a CQE_MIXED CQ a CQE with F_32 takes two places, and one with SKIP is none: it fills the last
+ * place when a CQE of two would have to wrap. A run and the inbox get both kinds in one size.
+ *
+ * On 6.18 that goes wrong when behind the filler there is no room for the two, either, so that they
+ * wait (io_cqe_cache_refill in io_uring/io_uring.c): the next small CQE is put where the filler is,
+ * and the tail moves on over the first place of the queue, which keeps what was there a round
+ * before. So we blot that place out when we have passed it. When it is found so, nothing is there;
+ * and what belongs there is in the last place, if that was a filler when we passed it. As long as
+ * that may come to be, the head stays before the filler, or the kernel could use the place again.
+ */
+static uint32_t mixed_head(const struct uring *ring)
+{
+    return ring->cq_taken -
+           (ring->after_filler && load_relaxed(ring->sq_flags) & SQ_CQ_OVERFLOW ? 1 : 0);
+}
+
+/*
  * Tells the kernel what we have taken, unless somebody waits: a wait counts from the head that the
  * kernel finds when it starts, so a head that moved between counting and waiting would have the
  * waiter sleep past its completions. While the head stands still every waiter's target is a fixed
@@ -227,10 +102,80 @@ static void cq_copy(const struct uring *ring, uint32_t place, uint32_t count, ch
 static void cq_publish(struct uring *ring)
 {
     if (ring->waiters == 0)
-        store_release(ring->cq_head, ring->cq_taken);
+        store_release(ring->cq_head, ring->is_mixed ? mixed_head(ring) : ring->cq_taken);
 }
 
+/*
+ * From how many places on the CQ is full. A CQE that needs two finds none in a mixed CQ with one
+ * left, and waits in the kernel, and so do all behind it.
+ */
+static uint32_t cq_brim(const struct uring *ring) { return ring->cq_entries - ring->is_mixed; }
+
 static int run_takes(struct uring *ring, const char *cqe); /* _batch.h */
+
+static const unsigned char blot[CQE_SIZE] = {255, 255, 255, 255, 255, 255, 255, 255,
+                                             255, 255, 255, 255, 255, 255, 255, 255};
+
+struct mixed_place {
+    const char *cqe;       /* NULL: nothing to be taken */
+    uint32_t size, places; /* in bytes, in the CQ */
+    uint32_t is_filler;
+};
+
+static struct mixed_place mixed_look(const struct uring *ring, uint32_t place,
+                                     uint32_t after_filler)
+{
+    struct mixed_place found = {.cqe = cq_at(ring, place), .size = CQE_SIZE, .places = 1};
+    uint32_t flags = load_acquire((const uint32_t *)(const void *)(found.cqe + CQE_FLAGS));
+    if ((place & ring->cq_mask) == 0 && memcmp(found.cqe, blot, CQE_SIZE) == 0) {
+        found.cqe = after_filler ? cq_at(ring, place - 1) : NULL;
+    } else if (flags & CQE_SKIP) {
+        found.cqe = NULL;
+        found.is_filler = 1;
+    } else if (flags & CQE_F_32) {
+        found.size = 2 * CQE_SIZE;
+        found.places = 2;
+    }
+    return found;
+}
+
+/* How many CQEs there are in the CQ to be taken. cq_lock is held. */
+__attribute__((noinline)) static uint32_t mixed_count(const struct uring *ring)
+{
+    uint32_t count = 0, place = ring->cq_taken, after_filler = ring->after_filler;
+    uint32_t tail = load_acquire(ring->cq_tail);
+    while ((int32_t)(tail - place) > 0) {
+        struct mixed_place found = mixed_look(ring, place, after_filler);
+        count += found.cqe != NULL;
+        place += found.places;
+        after_filler = found.is_filler;
+    }
+    return count;
+}
+
+/* cq_take() for a mixed CQ: `ready` places from `taken` on. Returns up to where it took. */
+__attribute__((noinline)) static uint32_t mixed_take(struct uring *ring, uint32_t taken,
+                                                     uint32_t ready, uint32_t max_nr)
+{
+    uint32_t end = taken + ready;
+    while ((int32_t)(end - taken) > 0) {
+        struct mixed_place found = mixed_look(ring, taken, ring->after_filler);
+        char cqe[2 * CQE_SIZE] = {0};
+        if (found.cqe != NULL) {
+            memcpy(cqe, found.cqe, found.size);
+            if (ring->runs == NULL || !run_takes(ring, cqe)) {
+                if (ring->inbox_count == ring->cq_entries || (ring->runs == NULL && max_nr-- == 0))
+                    break;
+                cqe_copy(inbox_at(ring, ring->inbox_count++), cqe, ring->cqe_size);
+            }
+        }
+        if ((taken & ring->cq_mask) == 0)
+            memcpy(cq_at(ring, taken), blot, CQE_SIZE);
+        ring->after_filler = found.is_filler;
+        taken += found.places;
+    }
+    return taken;
+}
 
 /*
  * Takes CQEs out of the CQ: those of a batch to their places in it, others to the inbox, at most
@@ -240,7 +185,9 @@ static int run_takes(struct uring *ring, const char *cqe); /* _batch.h */
 static void cq_take(struct uring *ring, uint32_t max_nr)
 {
     uint32_t taken = ring->cq_taken, ready = load_acquire(ring->cq_tail) - taken;
-    if (ring->runs != NULL) {
+    if (ring->is_mixed) {
+        taken = mixed_take(ring, taken, ready, max_nr);
+    } else if (ring->runs != NULL) {
         for (; ready > 0; ready--, taken++) {
             const char *cqe = cq_at(ring, taken);
             if (run_takes(ring, cqe))
@@ -289,21 +236,24 @@ static uint32_t cq_ready(struct uring *ring, uint64_t start)
     inbox_acknowledge(ring, start);
     if (ring->runs != NULL)
         cq_take(ring, 0);
+    if (ring->is_mixed)
+        return ring->inbox_count + mixed_count(ring);
     return ring->inbox_count + load_acquire(ring->cq_tail) - ring->cq_taken;
 }
 
 /*
  * Counts this thread among the waiters, and says what it waits for: `missing` CQEs beyond those
- * that were taken, as the count from the head that the kernel wants. 0 when the CQ is full and
- * others, who are waking up because of that, must leave before the head can move. cq_lock is held.
+ * that were taken, as the count from the head that the kernel wants. (In a mixed CQ it counts
+ * places, so such a wait may end too soon.) 0 when the CQ is full and others, who are waking up
+ * because of that, must leave before the head can move. cq_lock is held.
  */
 static uint32_t wait_begin(struct uring *ring, uint32_t missing)
 {
     uint32_t head = load_relaxed(ring->cq_head), count = ring->cq_taken - head + missing;
-    if (ring->waiters > 0 && load_relaxed(ring->cq_tail) - head >= ring->cq_entries)
+    if (ring->waiters > 0 && load_relaxed(ring->cq_tail) - head >= cq_brim(ring))
         return 0;
     __atomic_add_fetch(&ring->waiters, 1, __ATOMIC_SEQ_CST);
-    return count < ring->cq_entries ? count : ring->cq_entries;
+    return count < cq_brim(ring) ? count : cq_brim(ring);
 }
 
 static void wait_end(struct uring *ring)
@@ -361,6 +311,10 @@ static int wait_cqes(struct uring *ring, uint64_t start, uint32_t wait_nr, int64
     if (ring->setup_flags & SETUP_IOPOLL) /* which looks for more only when the CQ is empty */
         cq_take(ring, ring->cq_entries);
     ready = cq_ready(ring, start);
+    if (ready < wait_nr && ring->is_mixed) { /* as many may not fit in it, but in the inbox */
+        cq_take(ring, ring->cq_entries);
+        ready = cq_ready(ring, start);
+    }
     if (ready < wait_nr)
         count = wait_begin(ring, wait_nr - ring->inbox_count);
     pthread_mutex_unlock(&ring->cq_lock);
@@ -415,7 +369,7 @@ static int cq_flush(struct uring *ring)
 {
     int ret;
     while (ring->waiters > 0 &&
-           load_relaxed(ring->cq_tail) - load_relaxed(ring->cq_head) == ring->cq_entries) {
+           load_relaxed(ring->cq_tail) - load_relaxed(ring->cq_head) >= cq_brim(ring)) {
         pthread_mutex_unlock(&ring->cq_lock);
         sched_yield();
         pthread_mutex_lock(&ring->cq_lock);
@@ -433,7 +387,7 @@ static int cq_flush(struct uring *ring)
  */
 static int64_t uring_take(struct uring *ring, uint64_t start, uint32_t max_nr)
 {
-    uint32_t count, flags;
+    uint32_t count, flags, tries = 1 + ring->is_mixed; /* the first may bring but a filler */
     int is_full, ret = uring_join(ring);
     if (ret < 0)
         return ret;
@@ -441,7 +395,8 @@ static int64_t uring_take(struct uring *ring, uint64_t start, uint32_t max_nr)
     inbox_acknowledge(ring, start);
     is_full = load_relaxed(ring->cq_tail) - ring->cq_taken == ring->cq_entries;
     inbox_fill(ring, max_nr);
-    if (ring->inbox_count < max_nr && !is_full && cq_needs_enter(ring, ring->inbox_count)) {
+    while (ring->inbox_count < max_nr && !is_full && tries-- > 0 &&
+           cq_needs_enter(ring, ring->inbox_count)) {
         ret = cq_flush(ring);
         inbox_fill(ring, max_nr);
     }
@@ -461,18 +416,23 @@ static int64_t uring_take(struct uring *ring, uint64_t start, uint32_t max_nr)
  */
 static int64_t uring_peek(struct uring *ring, uint64_t start, uint32_t max_nr, char *out)
 {
-    uint32_t ready, count, inside;
+    uint32_t ready, count, inside, tries = 1 + ring->is_mixed;
     int ret = uring_join(ring);
     if (ret < 0)
         return ret;
     pthread_mutex_lock(&ring->cq_lock);
     ready = cq_ready(ring, start);
-    if (ready < max_nr && ready < ring->cq_entries && cq_needs_enter(ring, ready)) {
+    while (ready < max_nr && ready < ring->cq_entries && tries-- > 0 &&
+           cq_needs_enter(ring, ready)) {
+        if (ring->is_mixed) /* as below; and the filler must be passed */
+            cq_take(ring, ring->cq_entries);
         ret = cq_flush(ring);
         ready = cq_ready(ring, start);
     }
     count = ring->inbox_start != start ? 0 : ready < max_nr ? ready : max_nr;
-    if (ring->runs != NULL && count > ring->inbox_count)
+    if (ring->is_mixed)
+        cq_take(ring, ring->cq_entries);
+    if ((ring->runs != NULL || ring->is_mixed) && count > ring->inbox_count)
         count = ring->inbox_count; /* what is still in the CQ is not told apart */
     inside = count < ring->inbox_count ? count : ring->inbox_count;
     memcpy(out, ring->inbox, (size_t)inside * ring->cqe_size);
@@ -534,7 +494,8 @@ static int uring_seal(struct uring *ring)
 static int64_t uring_sealed_submit(struct uring *ring, uint32_t start, const char *sqes,
                                    const char *user_data, uint32_t count)
 {
-    return submit(ring, start, sqes, (const uint64_t *)(const void *)user_data, count, 1);
+    return submit(ring, start, sqes, SQE_SIZE, (const uint64_t *)(const void *)user_data, count,
+                  1);
 }
 
 static int uring_sealed_wait(struct uring *ring, uint64_t start, uint32_t wait_nr,
