@@ -14,8 +14,10 @@ IN_SDIST = {
     "uring/_buffers.h",
     "uring/_cdef.h",
     "uring/_queues.h",
+    "uring/_resize.h",
     "uring/_shim.h",
     "uring/_uring.pyi",
+    "uring/_waits.h",
     "uring/py.typed",
     "uring/ring.py",
 }

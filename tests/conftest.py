@@ -1,10 +1,14 @@
 """What all tests share: a ring, and the rule that a missing kernel feature never goes unseen."""
 
+import ctypes
+import fcntl
 import json
 import mmap
 import os
+import platform
 import struct
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -261,3 +265,32 @@ def provide(ring: uring.Ring) -> Iterator[Callable[..., Provided]]:
     yield _provide
     ring.close()  # before the memory is gone
     kept.clear()
+
+
+USERFAULTFD = {"x86_64": 323, "aarch64": 282}
+UFFDIO_API, UFFDIO_REGISTER, UFFDIO_ZEROPAGE = 0xC018AA3F, 0xC020AA00, 0xC020AA04
+
+
+@pytest.fixture
+def missing_page() -> Iterator[tuple[mmap.mmap, int, threading.Event]]:
+    """Give a page, its address, and the event until which whoever touches it is held up."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.syscall(USERFAULTFD.get(platform.machine(), -1), os.O_CLOEXEC)
+    if fd < 0:  # no way to hold up C, or a thread of the kernel, at a place of our choice
+        pytest.skip(f"no userfaultfd(2) here: {os.strerror(ctypes.get_errno())}")
+    memory, released = mmap.mmap(-1, mmap.PAGESIZE), threading.Event()
+    exported = ctypes.c_char.from_buffer(memory)
+    address = ctypes.addressof(exported)
+    fcntl.ioctl(fd, UFFDIO_API, struct.pack("=QQQ", 0xAA, 0, 0))
+    fcntl.ioctl(fd, UFFDIO_REGISTER, struct.pack("=QQQQ", address, mmap.PAGESIZE, 1, 0))
+
+    def give() -> None:
+        released.wait(20)
+        fcntl.ioctl(fd, UFFDIO_ZEROPAGE, struct.pack("=QQQQ", address, mmap.PAGESIZE, 0, 0))
+
+    giver = threading.Thread(target=give)
+    giver.start()
+    yield memory, address, released
+    released.set()
+    giver.join()
+    os.close(fd)

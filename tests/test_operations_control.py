@@ -313,9 +313,27 @@ def test_nop_flag_that_no_kernel_has_is_refused_by_the_kernel(drive: Any) -> Non
     drive.fails(uring.Nop(nop_flags=NopFlags(0x8000)), errno.EINVAL)
 
 
-def test_nop128_is_refused_by_kernels_before_6_19(drive: Any) -> None:
-    """6.18 has no such opcode: EINVAL."""
-    drive.fails(uring.Nop128(), errno.EINVAL)
+@pytest.mark.parametrize(
+    "op", [uring.Nop128(), uring.UringCmd128(0, cmd_op=1), uring.UringCmd128(0, cmd_op=1, cmd=b"x")]
+)
+def test_opcode_that_the_kernel_lacks_is_refused_when_it_is_queued(
+    ring: uring.Ring, op: uring.Operation
+) -> None:
+    """UnsupportedError names the class, the opcode and the release; the ring is as it was."""
+    has_it = uring.probe().supports(op)
+    for queue in (ring.queue, lambda one: ring.queue_all([uring.Nop(), one])):
+        if has_it:  # a kernel of 6.19 or later, where these are refused for their length
+            with pytest.raises(ValueError, match="128"):
+                queue(op)
+            continue
+        with pytest.raises(uring.UnsupportedError, match=f"{type(op).__name__}: .* needs Linux"):
+            queue(op)
+    assert ring.sq_ready() == ring.in_flight == 0
+
+
+def test_opcode_that_the_kernel_lacks_completes_with_einval_as_a_raw_record(drive: Any) -> None:
+    """The kernel itself says no more than EINVAL of an opcode that it does not know."""
+    drive.fails(uring.SQE(200), errno.EINVAL)
 
 
 # ---- cancelling ----

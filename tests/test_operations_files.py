@@ -1102,7 +1102,7 @@ def test_splice_asks_a_file_object_for_its_number_each_time(ring: uring.Ring, si
         assert ring.copy_cqe(timeout=SECONDS).res == -errno.EBADF
         record = op.sqe()
         assert (record.splice_fd_in if side == "fd_in" else record.fd) == number
-    assert op._prepared is None
+    assert not op._prepared
     numbers = uring.Splice(fd_in=9998, fd_out=Fixed(1), length=1)
     ring.queue(numbers)
     assert numbers._prepared is not None

@@ -53,6 +53,10 @@ def test_sealed_ring_serves_only_its_closer(ring: uring.Ring) -> None:
     assert lib.uring_seal(ring._shim) == 0
     assert lib.uring_submit(ring._shim, 0, NOP, bytes(8), 1) == -errno.ESHUTDOWN
     assert lib.uring_wait(ring._shim, 0, 1, 0) == -errno.ESHUTDOWN
+    assert lib.uring_wait_min(ring._shim, 0, 1, 0, -1) == -errno.ESHUTDOWN
+    assert lib.uring_wait_sq(ring._shim, -1) == -errno.ESHUTDOWN
+    params = ffi.new("struct uring_params *")
+    assert lib.uring_resize(ring._shim, 0, params) == -errno.ESHUTDOWN
     assert lib.uring_sealed_submit(ring._shim, 0, NOP, bytes(8), 1) & 0xFFFFFFFF == 1
     assert lib.uring_sealed_wait(ring._shim, 0, 1, 0) == 0
 
@@ -77,6 +81,14 @@ def test_exited_ring_refuses_everybody(ring: uring.Ring) -> None:
         lib.uring_register(shim, 3, ffi.NULL, 0),
         lib.uring_counters(shim, ffi.new("struct uring_counters *")),
         lib.uring_seal(shim),
+        lib.uring_wait_min(shim, 0, 1, 0, -1),
+        lib.uring_wait_registered(shim, 0, 1, 0, -1, 0),
+        lib.uring_register_region(shim, ffi.NULL, 4096),
+        lib.uring_region_set(shim, 0, 0, 0),
+        lib.uring_wait_sq(shim, -1),
+        lib.uring_set_wait_flags(shim, 0),
+        lib.uring_set_cq_flags(shim, 0),
+        lib.uring_resize(shim, 0, ffi.new("struct uring_params *")),
     ]
     assert refused == [-errno.ESHUTDOWN] * len(refused)
 

@@ -18,7 +18,7 @@ FLOORS = [
     {"__main__"},
     {"__init__", "_selfcheck", "_table"},
     {"ring"},
-    {"_streaming"},
+    {"_streaming", "_waiting"},
     {"_running", "_registering", "_providing"},
     {"_calls"},
     {"_submission", "_completion"},
@@ -124,7 +124,14 @@ def test_lines_of_c_have_at_most_100_columns(path: Path) -> None:
 def test_operations_whose_completions_need_care_say_so(operation: type[uring.Operation]) -> None:
     """What makes a descriptor or keeps memory is kept off the short way of queue()."""
     (prepared,) = [f for f in operation.__attrs_attrs__ if f.name == "_prepared"]
-    care = ("_makes_descriptor", "_keeps_memory", "_is_sole", "_reaches_out", "_takes_buffer")
+    care = (
+        "_makes_descriptor",
+        "_keeps_memory",
+        "_is_sole",
+        "_reaches_out",
+        "_takes_buffer",
+        "_is_probed",
+    )
     needs_care = any(bool(getattr(operation, name)) for name in care)
     assert (prepared.default is False) == needs_care
 
@@ -140,7 +147,15 @@ def test_all_is_complete() -> None:
         for name, value in vars(importlib.import_module(f"uring.{module}")).items():
             own = str(getattr(value, "__module__", "")).startswith(f"uring.{module}")
             if inspect.isclass(value) and own and not name.startswith("_"):
-                internal = {"Answer", "HasBgid", "HasFileno", "Queueable", "FileLike", "MakesFile"}
+                internal = {
+                    "Answer",
+                    "HasBgid",
+                    "HasFileno",
+                    "Queueable",
+                    "FileLike",
+                    "MakesFile",
+                    "WaitEnd",
+                }
                 internal |= {"HasOpcode", "ZcrxRequest"}
                 assert name in uring.__all__ or name in internal, name
 

@@ -6,8 +6,9 @@ The layers, from the top; each imports only from those below it:
     __main__                                what this machine allows, and a self-check
     _table                                  each number of the kernel's, and what stands for it
     ring                                    Ring: queue -> submit -> wait -> copy out
-    _streaming                              completions of one operation, as they come
-    _running  _providing                    Ring.run(): whole batches, in C; provided buffers
+    _streaming  _waiting                    completions of one operation; waits and sizes
+    _running  _registering  _providing      Ring.run(): whole batches, in C; registering; groups
+    _calls                                  io_uring_register(2), and what is done by it alone
     _submission  _completion                its two sides
     _core                                   the floor that they share
     batch  _views  _teardown                prepared batches; looking at a ring; rings nobody closes
@@ -223,6 +224,7 @@ from uring.registry.files import RegisteredFiles
 from uring.registry.napi import NapiBusyPoll, NapiSettings
 from uring.registry.personality import Personality
 from uring.registry.restrictions import Restriction
+from uring.registry.waits import WaitArg, WaitRegion
 from uring.registry.zcrx import ZcrxQueue
 from uring.ring import Ring
 from uring.sqe import AUTO, SQE, Auto, Fixed, hardlink, link
@@ -418,6 +420,8 @@ __all__ = [
     "UringCmdFlags",
     "UringCmdMultishot",
     "UringError",
+    "WaitArg",
+    "WaitRegion",
     "Waitid",
     "WaitidResult",
     "WorkerKind",

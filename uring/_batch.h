@@ -106,11 +106,14 @@ static int run_place(struct uring *ring, struct uring_run *run, uint32_t in_flig
         count = -ESHUTDOWN;
     } else {
         count = (int)run_fitting(run, room);
-        run->placed += (uint32_t)count; /* before the kernel can see them, and end them */
-        if (count > 0)
+        if (count == 0 && room == ring->sq_entries) /* the ring was made smaller meanwhile */
+            count = -EOVERFLOW;
+        if (count > 0) {
+            run->placed += (uint32_t)count; /* before the kernel can see them, and end them */
             sq_put(ring, run->sqes + (size_t)first * SQE_SIZE,
                    run->numbers ? run->numbers + first : NULL, run->first_number + first,
                    (uint32_t)count);
+        }
     }
     pthread_mutex_unlock(&ring->sq_lock);
     return count;

@@ -7,7 +7,7 @@
  * what stands where.
  */
 
-#include "_batch.h"
+#include "_resize.h"
 
 enum {
     BUF_ADDR = 0, /* struct io_uring_buf */

@@ -1,6 +1,6 @@
 /*
- * What cffi parses: the door between Python and the C of _shim.h, _queues.h, _batch.h and
- * _buffers.h. Sizes are the compiler's, names are ours.
+ * What cffi parses: the door between Python and the C of the other headers. Sizes are the
+ * compiler's, names are ours.
  */
 
 struct uring_params {
@@ -16,7 +16,7 @@ struct uring {
     char *sqes;
     uint32_t *cq_head, *cq_tail;
     char *cqes;
-    uint32_t placed, cq_taken, inbox_count;
+    uint32_t placed, cq_taken, inbox_count, wait_flags;
     ...;
 };
 
@@ -93,5 +93,16 @@ int64_t uring_sealed_submit(struct uring *ring, uint32_t start, const char *sqes
                             const char *user_data, uint32_t count);
 int uring_sealed_wait(struct uring *ring, uint64_t start, uint32_t wait_nr, int64_t deadline_ns);
 int uring_waiters(struct uring *ring);
+
+int uring_wait_min(struct uring *ring, uint64_t start, uint32_t wait_nr, int64_t min_ns,
+                   int64_t end_ns);
+int uring_wait_registered(struct uring *ring, uint64_t start, uint32_t wait_nr, int64_t min_ns,
+                          int64_t end_ns, uint32_t index);
+int uring_register_region(struct uring *ring, char *memory, uint64_t size);
+int uring_region_set(struct uring *ring, uint32_t index, int64_t timeout_ns, uint32_t min_usec);
+int64_t uring_wait_sq(struct uring *ring, int64_t end_ns);
+int uring_set_wait_flags(struct uring *ring, uint32_t flags);
+int uring_set_cq_flags(struct uring *ring, uint32_t flags);
+int uring_resize(struct uring *ring, uint64_t start, struct uring_params *params);
 
 uint64_t uring_address(const void *memory);

@@ -30,9 +30,11 @@ from uring._memory import nanoseconds
 from uring._pledges import Pledge
 from uring._setup import RingParams, check_range
 from uring.completions import CQE, CQE_SIZE, EMPTY, Answer, Completions
-from uring.flags import CQE_BUFFER_SHIFT, CQEFlags, SetupFlags
+from uring.errors import UnsupportedError
+from uring.flags import CQE_BUFFER_SHIFT, CQEFlags, Features, SetupFlags
 from uring.operations._groups import GroupPin
 from uring.registry.buffer_rings import BufferRing, SendBufferRing
+from uring.registry.waits import NEVER_NS, Timeout, WaitArg, WaitEnd
 from uring.sqe import UINT32_MAX
 
 if TYPE_CHECKING:
@@ -74,7 +76,12 @@ class CompletionSide(Core):
             return self._posted() + kept._count
 
     def copy_cqes(
-        self, max_nr: int | None = None, *, wait_nr: int = 0, timeout: float | None = None
+        self,
+        max_nr: int | None = None,
+        *,
+        wait_nr: int = 0,
+        timeout: Timeout = None,
+        min_timeout: float | None = None,
     ) -> Completions:
         """
         Copy completions out of the ring, and consume them. Submits nothing.
@@ -86,23 +93,35 @@ class CompletionSide(Core):
             max_nr: at most so many; None takes all.
             wait_nr: how many to wait for when none is ready; 0 does not wait.
             timeout: of the wait, in seconds; None waits without end. When the time is over, what
-                there is by then is returned, which may be nothing.
+                there is by then is returned, which may be nothing. Or an item of the ring's
+                `WaitRegion`, which holds both times.
+            min_timeout: in seconds, at most `timeout`: when so much time is over, one completion
+                is enough, and if there is none the first one ends the wait. For batches: waits for
+                `wait_nr` while that is worth it, and still wakes only once.
 
         Raises:
             RingClosedError: the ring is closed, or was closed by another thread during the wait.
+            UnsupportedError: the kernel lacks FEAT_MIN_TIMEOUT, and nothing was waited for -> do
+                without `min_timeout`, or wait twice.
+
+        Kernel: 5.4; `min_timeout` 6.12. liburing: io_uring_wait_cqes_min_timeout(3).
         """
         if self._is_guarded:
             self._check_use()
-        if max_nr is None and wait_nr == 0 and timeout is None:
+        if max_nr is None and wait_nr == 0 and timeout is None and min_timeout is None:
             recent = self._take_recent()
             return self._take(None) if recent is None else recent
         if max_nr is not None:
             check_range("max_nr", max_nr, 0, UINT32_MAX)
         check_range("wait_nr", wait_nr, 0, UINT32_MAX)
-        end_ns = deadline_ns(timeout)
+        end: int | WaitEnd
+        if min_timeout is None and not isinstance(timeout, WaitArg):  # as _end(), without a call
+            end = deadline_ns(timeout)
+        else:
+            end = self._end(timeout, min_timeout)
         may_wait = wait_nr > 0 and max_nr != 0
         while (taken := self._take(max_nr)) is EMPTY and may_wait:
-            may_wait = self._wait(wait_nr, end_ns)
+            may_wait = self._wait_until(wait_nr, end)
         return taken
 
     def copy_cqe(self, *, timeout: float | None = None) -> CQE:
@@ -367,6 +386,56 @@ class CompletionSide(Core):
                 return True
             if result == -errno.ETIME:
                 return False
+            if result not in {-errno.EINTR, -errno.EAGAIN}:
+                self._fail("io_uring_enter", result)
+
+    def _end(self, timeout: Timeout, min_timeout: float | None) -> int | WaitEnd:
+        """When a wait that begins now is to end; the number alone when that says it."""
+        arg = None
+        if isinstance(timeout, WaitArg):
+            if min_timeout is not None:
+                raise ValueError("min_timeout stands in the registered arguments: set() it there")
+            if not timeout.is_of(self._shim):
+                raise ValueError(f"{timeout!r} was registered with another ring")
+            arg = timeout
+            timeout, min_timeout = arg.timeout, arg.min_timeout
+        elif min_timeout is None:
+            return deadline_ns(timeout)
+        else:
+            if timeout is not None and min_timeout > timeout:
+                raise ValueError(f"min_timeout {min_timeout} is longer than timeout {timeout}")
+            if not self._params.features & Features.MIN_TIMEOUT:
+                raise UnsupportedError(
+                    errno.EOPNOTSUPP, "this kernel lacks IORING_FEAT_MIN_TIMEOUT of Linux 6.12"
+                )
+        min_ns = NEVER_NS if min_timeout is None else deadline_ns(min_timeout)
+        return WaitEnd(deadline_ns(timeout), min_ns, arg)
+
+    def _wait_until(self, wait_nr: int, end: int | WaitEnd) -> bool:
+        """As `_wait`, for all kinds of waits."""
+        if isinstance(end, int):
+            return self._wait(wait_nr, end)
+        while True:
+            end_ns, min_ns = end.end_ns, end.min_ns
+            missing = wait_nr - self._kept._count
+            if end.arg is None and min_ns == NEVER_NS:
+                return self._wait(wait_nr, end_ns)
+            if 0 < missing < wait_nr:  # one is there, so the wait ends with the minimum time
+                return self._wait(wait_nr, min_ns if end_ns < 0 else min(min_ns, end_ns))
+            if missing <= 0:
+                return True
+            if end.arg is None:
+                result = lib.uring_wait_min(self._shim, self._had, missing, min_ns, end_ns)
+            else:
+                index = end.arg.index
+                end.arg = None  # what is left after a signal, the kernel is told
+                result = lib.uring_wait_registered(
+                    self._shim, self._had, missing, min_ns, end_ns, index
+                )
+            if self._refusal is not None:
+                self._check_open()
+            if result in {0, -errno.ETIME}:
+                return result == 0
             if result not in {-errno.EINTR, -errno.EAGAIN}:
                 self._fail("io_uring_enter", result)
 

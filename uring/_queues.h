@@ -210,7 +210,7 @@ static void cqe_copy(char *out, const char *cqe, uint32_t size)
 /* Copies `count` CQEs from `place` on, around the end of the queue. */
 static void cq_copy(const struct uring *ring, uint32_t place, uint32_t count, char *out)
 {
-    uint32_t size = ring->cqe_size, first = ring->cq_entries - (place & ring->cq_mask);
+    uint32_t size = ring->cqe_size, first = ring->cq_mask + 1 - (place & ring->cq_mask);
     if (first > count)
         first = count;
     memcpy(out, cq_at(ring, place), (size_t)first * size);
@@ -317,7 +317,7 @@ static void wait_end(struct uring *ring)
 /* After wait_begin(): enters until `count` CQEs are there, counted from the head, or -ETIME. */
 static int wait_enter(struct uring *ring, uint32_t count, int64_t deadline_ns, uint32_t sealed)
 {
-    uint32_t flags = ENTER_GETEVENTS | wakeup_flag(ring);
+    uint32_t flags = ENTER_GETEVENTS | wakeup_flag(ring) | load_relaxed(&ring->wait_flags);
     int ret;
     if (count == 0) {
         sched_yield();
@@ -546,5 +546,6 @@ static int uring_sealed_wait(struct uring *ring, uint64_t start, uint32_t wait_n
 /* How many threads are inside a wait. */
 static int uring_waiters(struct uring *ring)
 {
-    return (int)__atomic_load_n(&ring->waiters, __ATOMIC_SEQ_CST);
+    return (int)(__atomic_load_n(&ring->waiters, __ATOMIC_SEQ_CST) +
+                 __atomic_load_n(&ring->sq_waiters, __ATOMIC_SEQ_CST));
 }

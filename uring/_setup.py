@@ -6,10 +6,12 @@ only the kernel can know becomes a SetupError with its reason.
 """
 
 import errno
+import mmap
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from uring import _memory
 from uring._ffi import ffi, lib
 from uring.completions import CQE_SIZE
 from uring.errors import UnsupportedError, UnsupportedSetupError, call_error
@@ -136,7 +138,7 @@ def setup(
     params = ffi.new("struct uring_params *")
     params.flags = flags
     if cq_entries is not None:
-        params.cq_entries = check_range("cq_entries", cq_entries, entries, CQ_ENTRIES_MAX)
+        params.cq_entries = check_cq_entries(cq_entries, entries)
     if sq_thread_cpu is not None:
         params.sq_thread_cpu = check_range("sq_thread_cpu", sq_thread_cpu, 0, 2**31 - 1)
     if sq_thread_idle_ms is not None:
@@ -150,8 +152,7 @@ def setup(
     error = lib.uring_setup(ring, entries, params)
     if error < 0:
         raise call_error("io_uring_setup", -error, detail=_detail(-error, flags, sq_thread_cpu))
-    cqe_size = CQE_SIZE * (2 if flags & SetupFlags.CQE32 else 1)
-    inbox = ffi.new("char[]", params.cq_entries * cqe_size)
+    inbox = _inbox(params)
     error = lib.uring_map(ring, params, inbox)
     if error == -errno.EOPNOTSUPP:
         raise UnsupportedSetupError(
@@ -162,6 +163,26 @@ def setup(
     if error < 0:
         raise call_error("mmap of the ring", -error)
     return ring, inbox, _granted(params)
+
+
+def _inbox(params: "CData") -> "CData":
+    """
+    Memory for the CQEs that the shim has taken.
+
+    A ring that can be resized has it for the largest CQ there is, so that it never moves: the
+    system gives the pages when they are first used.
+    """
+    cqe_size = CQE_SIZE * (2 if params.flags & SetupFlags.CQE32 else 1)
+    if not params.flags & SetupFlags.DEFER_TASKRUN:
+        return ffi.new("char[]", params.cq_entries * cqe_size)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    pin, _, _ = _memory.writable(mmap.mmap(-1, CQ_ENTRIES_MAX * cqe_size, flags))
+    return pin
+
+
+def check_cq_entries(cq_entries: int, entries: int) -> int:
+    """Refuse a size of the completion queue that the kernel would refuse."""
+    return check_range("cq_entries", cq_entries, entries, CQ_ENTRIES_MAX)
 
 
 def _granted(params: "CData") -> RingParams:

@@ -1,7 +1,7 @@
 /*
  * The C that Python cannot do: map a ring, read and move its counters with the right memory order,
  * enter the kernel, copy SQEs in and CQEs out in bulk. Here is the ring as a whole; _queues.h has
- * its two queues, _batch.h the batch loop.
+ * its two queues, _batch.h the batch loop, _waits.h the other waits, _resize.h other sizes.
  *
  * Rules:
  *   - Every function returns a value >= 0, or a negative errno. Nothing is printed, nothing exits.
@@ -42,6 +42,7 @@
 enum {
     SETUP_IOPOLL = 1u << 0,
     SETUP_SQPOLL = 1u << 1,
+    SETUP_TASKRUN_FLAG = 1u << 9,
     SETUP_SQE128 = 1u << 10,
     SETUP_CQE32 = 1u << 11,
     SETUP_DEFER_TASKRUN = 1u << 13,
@@ -50,7 +51,9 @@ enum {
     FEAT_EXT_ARG = 1u << 8,
     ENTER_GETEVENTS = 1u << 0,
     ENTER_SQ_WAKEUP = 1u << 1,
-    ENTER_EXT_ARG = 1u << 3, /* 5.11 */
+    ENTER_SQ_WAIT = 1u << 2,     /* 5.10 */
+    ENTER_EXT_ARG = 1u << 3,     /* 5.11 */
+    ENTER_EXT_ARG_REG = 1u << 6, /* 6.13 */
     SQ_NEED_WAKEUP = 1u << 0,
     SQ_CQ_OVERFLOW = 1u << 1,
     SQ_TASKRUN = 1u << 2,
@@ -67,6 +70,8 @@ enum {
     CQE_RES = 8,
     CQE_FLAGS = 12,
     SUBMIT_TRIES = 64, /* of an enter that answers EAGAIN or EBUSY; each yields and flushes first */
+    CLOSING = 1,       /* why nobody may join: for good, or */
+    RESIZING = 2,      /* until the queues have been replaced */
 };
 #define OFF_RING 0L
 #define OFF_SQES 0x10000000L
@@ -102,6 +107,7 @@ struct uring {
 
     uint32_t *sq_head, *sq_tail, *sq_flags, *sq_dropped;
     uint32_t sq_mask, sqe_size;
+    uint32_t sq_array; /* its place in the map; 0: there is none */
     char *sqes;
 
     uint32_t *cq_head, *cq_tail, *cq_flags, *cq_overflow;
@@ -114,7 +120,7 @@ struct uring {
     pthread_mutex_t sq_lock, cq_lock;
     uint32_t placed;      /* how many SQEs uring_submit() has ever placed, wrapping */
     uint32_t cq_taken;    /* the place in the CQ up to which we have taken CQEs; see cq_publish() */
-    char *inbox;          /* Python's memory, for cq_entries CQEs */
+    char *inbox;          /* Python's memory, for cq_entries CQEs at least */
     uint64_t inbox_start; /* how many CQEs Python has acknowledged: the number of the first here */
     uint32_t inbox_count;
     struct uring_run *runs; /* the batches that are being run */
@@ -123,7 +129,13 @@ struct uring {
     uint32_t users;
     uint32_t waiters; /* written under cq_lock */
     uint32_t sealed;  /* only the closer submits and waits */
-    uint32_t closing; /* nobody may join */
+    uint32_t closing; /* nobody may join: CLOSING, RESIZING or 0 */
+
+    uint32_t sq_waiters; /* threads inside uring_wait_sq() */
+    uint32_t wait_flags; /* what an enter that waits has besides: NO_IOWAIT */
+    char *region;        /* of registered waits, or NULL */
+    size_t region_size;
+    uint32_t region_is_ours; /* we mapped it */
 };
 
 struct uring_counters {
@@ -182,6 +194,7 @@ static void uring_part(struct uring *ring)
 /*
  * Sequentially consistent, both here and in uring_exit(): this thread counts itself and then looks
  * at `closing`, that one sets `closing` and then looks at the count, and one of the two must see.
+ * The same with uring_resize(), for whose end this waits.
  */
 static int uring_join(struct uring *ring)
 {
@@ -189,12 +202,17 @@ static int uring_join(struct uring *ring)
         return -ESHUTDOWN;
     if (is_forked(ring))
         return -EOWNERDEAD;
-    __atomic_add_fetch(&ring->users, 1, __ATOMIC_SEQ_CST);
-    if (__atomic_load_n(&ring->closing, __ATOMIC_SEQ_CST)) {
+    for (;;) {
+        uint32_t closing;
+        __atomic_add_fetch(&ring->users, 1, __ATOMIC_SEQ_CST);
+        closing = __atomic_load_n(&ring->closing, __ATOMIC_SEQ_CST);
+        if (closing == 0)
+            return 0;
         uring_part(ring);
-        return -ESHUTDOWN;
+        if (closing != RESIZING)
+            return -ESHUTDOWN;
+        sched_yield();
     }
-    return 0;
 }
 
 /* ---- setup and exit ---- */
@@ -249,6 +267,7 @@ static void point_into_map(struct uring *ring, const struct uring_params *p)
     ring->cqes = map + p->cq_off.cqes;
     if (!(p->flags & SETUP_NO_SQARRAY)) { /* slot i always holds SQE i: written once, here */
         uint32_t *array = (uint32_t *)(void *)(map + p->sq_off.array);
+        ring->sq_array = p->sq_off.array;
         for (uint32_t i = 0; i < p->sq_entries; i++)
             array[i] = i;
     }
@@ -296,6 +315,19 @@ static int uring_map(struct uring *ring, const struct uring_params *p, char *inb
     return 0;
 }
 
+/* Nobody else is inside. Done before by a resize that failed. */
+static void uring_unmap(struct uring *ring)
+{
+    if (ring->ring_map != NULL) {
+        munmap(ring->ring_map, ring->ring_map_size);
+        munmap(ring->sqe_map, ring->sqe_map_size);
+    }
+    if (ring->region_is_ours)
+        munmap(ring->region, ring->region_size);
+    ring->region_is_ours = 0;
+    ring->ring_map = NULL;
+}
+
 /*
  * Refuses whoever comes, waits until whoever is inside has left, unmaps, closes the descriptor.
  * Those who are blocked in uring_wait() must have been woken before (uring_waiters() is 0). In the
@@ -305,12 +337,11 @@ static int uring_exit(struct uring *ring)
 {
     if (!__atomic_exchange_n(&ring->is_open, 0, __ATOMIC_SEQ_CST))
         return 0;
-    __atomic_store_n(&ring->closing, 1, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&ring->closing, CLOSING, __ATOMIC_SEQ_CST);
     if (ring->ring_map != NULL && !is_forked(ring)) {
         while (__atomic_load_n(&ring->users, __ATOMIC_SEQ_CST) != 0)
             sched_yield();
-        munmap(ring->ring_map, ring->ring_map_size);
-        munmap(ring->sqe_map, ring->sqe_map_size);
+        uring_unmap(ring);
     }
     return close(ring->fd) < 0 ? -errno : 0;
 }

@@ -28,8 +28,9 @@ from uring._inflight import Recent
 from uring._pledges import UNKNOWN_RING, MessagePledge, Pledge, Promised, RenamePledge
 from uring._setup import RingParams, check_range
 from uring.completions import Answer
-from uring.errors import SubmissionQueueFull
-from uring.flags import SetupFlags, SQEFlags
+from uring.errors import SubmissionQueueFull, UnsupportedError
+from uring.flags import Opcode, SetupFlags, SQEFlags
+from uring.probe import known_opcodes
 from uring.registry.buffer_rings import check_group
 from uring.sqe import SQE_SIZE, UINT32_MAX, UINT64_MAX, HasFileno, Queueable, descriptor
 
@@ -113,6 +114,7 @@ class SubmissionSide(Core):
             ValueError, TypeError: the operation cannot be encoded, or its user_data cannot be
                 shared with what is in flight (see CQE_SKIP_SUCCESS and operations that make a
                 descriptor) -> the message says why. The ring is as it was.
+            UnsupportedError: the kernel lacks its opcode; asked for what is newer than Linux 5.6.
             RingClosedError: the ring is closed.
         """
         # The shortest way, for what needs no care; everything else goes by way of _record().
@@ -217,6 +219,8 @@ class SubmissionSide(Core):
         except (AttributeError, TypeError):
             self._check_operation(op)
             raise
+        if op._is_probed:
+            self._check_opcode(op, encoded[0])
         if op._takes_buffer:
             check_group(op, encoded, self)
         if user_data is None:
@@ -264,6 +268,15 @@ class SubmissionSide(Core):
 
     def _subject(self, op: Queueable, pins: object) -> Subject:
         return Answer(op, pins) if pins is not None and op._keeps_memory else op
+
+    def _check_opcode(self, op: Queueable, number: int) -> None:
+        known = known_opcodes(self._shim)
+        if known is not None and number not in known:
+            opcode = Opcode(number)
+            raise UnsupportedError(
+                errno.EOPNOTSUPP,
+                f"this kernel lacks {type(op).__name__}: {opcode.name} needs Linux {opcode.since}",
+            )
 
     def _check_operation(self, op: object) -> None:
         if not isinstance(op, Queueable):
@@ -320,10 +333,11 @@ class SubmissionSide(Core):
         with self._lock:
             counters = self._trim()
             unconsumed = (counters.sq_tail - counters.sq_head) & UINT32_MAX
-            self._room = self._params.sq_entries - int(unconsumed)
+            entries = int(counters.sq_entries)
+            self._room = entries - int(unconsumed)
             if len(self._pending) - 1 + count > self._room:
                 raise SubmissionQueueFull(
-                    f"the submission queue of {self._params.sq_entries} entries has"
+                    f"the submission queue of {entries} entries has"
                     f" {self._room - len(self._pending) + 1} free, {count} needed: submit() first"
                 )
 
@@ -454,7 +468,7 @@ class SubmissionSide(Core):
     def _fitting(self, records: Sequence[Record]) -> int:
         """How many of the first records fit without cutting a chain, unless it would never fit."""
         counters = self._counters()
-        entries = self._params.sq_entries
+        entries = int(counters.sq_entries)
         room = entries - int((counters.sq_tail - counters.sq_head) & UINT32_MAX)
         whole = min(room, len(records))
         while 0 < whole < len(records) and is_linked(records[whole - 1]):
@@ -478,7 +492,7 @@ class SubmissionSide(Core):
     def _placed_number(self, place: int) -> int:
         """The user_data in the SQE at `place`."""
         size = SQE_SIZE * (2 if self._params.flags & SetupFlags.SQE128 else 1)
-        start = (place & (self._params.sq_entries - 1)) * size + 32
+        start = (place & int(self._counters().sq_mask)) * size + 32
         number: bytes = ffi.buffer(self._shim.sqes + start, 8)[:]
         return int.from_bytes(number, sys.byteorder)
 

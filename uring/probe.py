@@ -2,8 +2,9 @@
 What this kernel has: asked of the kernel itself, never guessed from its release.
 
 Opcodes come from REGISTER_PROBE, features from the setup of a ring, all else from REGISTER_QUERY;
-before 6.18 setup flags come from one trial ring per flag, and the rest stays unknown. Nothing is
-remembered between calls: a process may be put under a seccomp filter at any time.
+before 6.18 setup flags come from one trial ring per flag, and the rest stays unknown. `probe()`
+remembers nothing between calls: a process may be put under a seccomp filter at any time. Only the
+opcodes are remembered, for rings to look at: the kernel that runs does not change.
 """
 
 import errno
@@ -16,7 +17,7 @@ import attrs
 from uring import _memory
 from uring._ffi import ffi, lib
 from uring._setup import setup
-from uring.errors import UnsupportedError, call_error
+from uring.errors import UnsupportedError, UringError, call_error
 from uring.flags import (
     EnterFlags,
     Features,
@@ -224,6 +225,19 @@ def _zcrx_query(
         ZcrxFeatures(features),
         *header,
     )
+
+
+_remembered: list[frozenset[Opcode]] = []
+
+
+def known_opcodes(ring: "CData") -> frozenset[Opcode] | None:
+    """The opcodes of the running kernel; None where one cannot ask."""
+    if not _remembered:
+        try:
+            _remembered.append(frozenset(_probe_opcodes(ring)))
+        except UringError:  # a restricted ring, a seccomp filter: the completion will tell
+            return None
+    return _remembered[0]
 
 
 def _probe_opcodes(ring: "CData") -> "Iterator[Opcode]":

@@ -47,7 +47,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 from uring import _teardown
-from uring._completion import deadline_ns
 from uring._core import CLOSED, FORKED
 from uring._ffi import lib
 from uring._inflight import InFlight
@@ -56,11 +55,13 @@ from uring._registering import RegisterSide
 from uring._setup import RingParams, check_range, setup
 from uring._streaming import StreamSide
 from uring._views import CompletionQueueView, SubmissionQueueView
+from uring._waiting import WaitingSide
 from uring.completions import EMPTY, close_all, uncollected_descriptors
 from uring.errors import EnterError, RingClosedError
 from uring.flags import Features, Opcode, RegisterOpcode, SetupFlags
 from uring.registry._base import Held
 from uring.registry.cancel import CANCEL_ANSWERS, sync_cancel_any
+from uring.registry.waits import Timeout
 from uring.sqe import SQE, UINT32_MAX
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def _packed(number: int) -> bytes:
     return number.to_bytes(8, sys.byteorder)
 
 
-class Ring(StreamSide, RegisterSide, ProvideSide):
+class Ring(StreamSide, WaitingSide, RegisterSide, ProvideSide):
     """
     An io_uring: a submission queue and a completion queue shared with the kernel.
 
@@ -141,7 +142,7 @@ class Ring(StreamSide, RegisterSide, ProvideSide):
 
     @property
     def params(self) -> RingParams:
-        """What the kernel granted at setup."""
+        """What the kernel granted at setup; the sizes are those of the last `resize()`."""
         return self._params
 
     @property
@@ -190,7 +191,9 @@ class Ring(StreamSide, RegisterSide, ProvideSide):
 
     # ---- submitting and waiting ----
 
-    def submit_and_wait(self, wait_nr: int = 1, *, timeout: float | None = None) -> int:
+    def submit_and_wait(
+        self, wait_nr: int = 1, *, timeout: Timeout = None, min_timeout: float | None = None
+    ) -> int:
         """
         Submit all that is queued, and wait until `wait_nr` completions are there.
 
@@ -200,6 +203,7 @@ class Ring(StreamSide, RegisterSide, ProvideSide):
         Args:
             wait_nr: how many completions must be ready, those that were before included.
             timeout: in seconds; None waits without end. When the time is over it returns, too.
+            min_timeout: as for `copy_cqes()`; so is an item of a `WaitRegion` as `timeout`.
 
         Returns:
             How many operations were submitted.
@@ -219,6 +223,7 @@ class Ring(StreamSide, RegisterSide, ProvideSide):
             len(pending) == 2  # a call: looked at again below
             and wait_nr == 1
             and timeout is None
+            and min_timeout is None
             and self._is_plain
             and self._kept is EMPTY
         ):
@@ -252,11 +257,7 @@ class Ring(StreamSide, RegisterSide, ProvideSide):
                 if submitted >> 32 < 1:
                     self._wait(1, -1)
                 return submitted & UINT32_MAX
-        end_ns = deadline_ns(timeout)
-        submitted = self._submit()
-        if submitted >> 32 < wait_nr or self._kept is not EMPTY:
-            self._wait(wait_nr, end_ns)
-        return submitted & UINT32_MAX
+        return self._submit_and_wait(wait_nr, self._end(timeout, min_timeout))
 
     # ---- closing ----
 
@@ -341,9 +342,10 @@ class Ring(StreamSide, RegisterSide, ProvideSide):
             with contextlib.suppress(RingClosedError):  # a signal handler was faster
                 self._quiesce(time.monotonic() + seconds, can_enter=is_mine)
             if lib.uring_waiters(self._shim):  # it would wait for them
-                _teardown.keep_for_ever((self._shim, self._inbox))
+                _teardown.keep_for_ever((self._shim, self._inbox, self._region_pins))
             else:
                 lib.uring_exit(self._shim)
+        self._region_pins = ()
         self._fd = -1
         _teardown.forget(self)
         for block in list(self._held.groups.values()):

@@ -266,6 +266,9 @@ class Queueable:
     _is_sole: ClassVar[bool] = False
     """Whether it must not share its user_data: only its own memory can explain its completions."""
 
+    _is_probed: ClassVar[bool] = False
+    """Whether the kernel must be asked for its opcode before it is queued."""
+
     _reaches_out: ClassVar[bool] = False
     """Whether more than its own completion must be seen to: one of the next three says what."""
 

@@ -88,9 +88,25 @@ def stream(write_stream: Any) -> int:
     return write_stream << 24 if sys.byteorder == "big" else write_stream
 
 
+_OLDEST: Final = (5, 6)
+"""The oldest Linux that this package is for: see errors._missing."""
+
+
 @dataclass_transform(frozen_default=True, field_specifiers=(attrs.field, with_care, lent, all_lent))
 def operation(cls: type[_T]) -> type[_T]:
-    """Make an operation class of its annotations: see `_values`."""
+    """
+    Make an operation class of its annotations: see `_values`.
+
+    What is newer than the oldest kernel that this package is for is asked of the kernel when it is
+    queued, and so is kept off the shortest way there.
+    """
+    made: Any = cls
+    opcode = vars(cls).get("opcode")
+    if opcode is not None and tuple(map(int, opcode.since.split("."))) > _OLDEST:
+        made._is_probed = True
+        if "_prepared" not in vars(cls):
+            made._prepared = with_care()
+            made.__annotations__ = {**made.__annotations__, "_prepared": Literal[False]}
     return value(cls)
 
 
