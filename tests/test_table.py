@@ -170,6 +170,10 @@ def test_register_opcodes_that_the_code_names_are_those_that_are_driven() -> Non
             if is_attribute and node.value.id == "RegisterOpcode":  # type: ignore[attr-defined]  # looked at above
                 named.add(RegisterOpcode[node.attr])  # type: ignore[attr-defined]  # the same
     assert named == set(_table.DRIVEN_BY)
+    shim = "".join(path.read_text("ascii") for path in Path(uring.__file__).parent.glob("*.h"))
+    in_c = re.findall(r"register, ring->fd, ([A-Z_]+),", shim)
+    assert {RegisterOpcode[name] for name in in_c} == set(IN_C.values())
+    assert all(f"int {name}(" in shim for name in IN_C)
 
 
 def resolved(name: str) -> Any:
@@ -193,6 +197,13 @@ def test_docstrings_of_what_drives_an_opcode_name_its_release(opcode: RegisterOp
     assert re.search(rf"(?<![\d.]){re.escape(str(opcode.since))}(?![\d])", str(texts))
 
 
+# What the shim registers by itself: the function that does it.
+IN_C: Final = {
+    "uring_register_region": RegisterOpcode.REGISTER_MEM_REGION,
+    "uring_resize": RegisterOpcode.REGISTER_RESIZE_RINGS,
+}
+
+
 class Recorder:
     """The shim, that tells with which opcodes io_uring_register(2) was called."""
 
@@ -200,6 +211,8 @@ class Recorder:
         self.opcodes: set[int] = set()
 
     def __getattr__(self, name: str) -> Any:
+        if name in IN_C:
+            self.opcodes.add(int(IN_C[name]))
         return getattr(lib, name)
 
     def uring_register(self, ring: Any, opcode: int, *rest: Any) -> int:
@@ -236,6 +249,12 @@ def close_busy(ring: uring.Ring) -> None:
     ring.queue(uring.Timeout(60))
     ring.submit()
     ring.close()
+
+
+def resize(_: uring.Ring) -> None:
+    """Resize a ring of the only kind that can be."""
+    with uring.Ring(4, flags=SetupFlags.SINGLE_ISSUER | SetupFlags.DEFER_TASKRUN) as ring:
+        ring.resize(8)
 
 
 def other_buffers(ring: uring.Ring) -> None:
@@ -298,6 +317,8 @@ CALLS: Final[dict[str, Callable[[uring.Ring, int], object]]] = {
     "Ring.register_zcrx": (
         lambda ring, _: ring.register_zcrx("lo", 0, area_size=4096, rq_entries=8)
     ),
+    "Ring.register_wait_region": lambda ring, _: ring.register_wait_region(),
+    "Ring.resize": lambda ring, _: resize(ring),
     "Ring.send_message": lambda ring, _: ring.send_message(ring, 7),
     "Ring.unregister_eventfd": lambda ring, _: ring.unregister_eventfd(),
     "Ring.unregister_files": lambda ring, _: ring.unregister_files(),

@@ -63,6 +63,8 @@ DRIVEN_BY: Final[Mapping[RegisterOpcode, tuple[str, ...]]] = {
     _R.REGISTER_CLONE_BUFFERS: ("Ring.clone_buffers",),
     _R.REGISTER_SEND_MSG_RING: ("Ring.send_message",),
     _R.REGISTER_ZCRX_IFQ: ("Ring.register_zcrx",),
+    _R.REGISTER_RESIZE_RINGS: ("Ring.resize",),
+    _R.REGISTER_MEM_REGION: ("Ring.register_wait_region",),
     _R.REGISTER_QUERY: ("probe",),
     _R.REGISTER_ZCRX_CTRL: ("ZcrxQueue.flush", "ZcrxQueue.export", "ZcrxQueue.arm_event"),
     _R.REGISTER_BPF_FILTER: ("Ring.register_bpf_filter",),
@@ -71,8 +73,6 @@ DRIVEN_BY: Final[Mapping[RegisterOpcode, tuple[str, ...]]] = {
 NOT_DRIVEN: Final[Mapping[RegisterOpcode | SetupFlags, str]] = {
     _R.REGISTER_RING_FDS: "a ring is entered by its descriptor",
     _R.UNREGISTER_RING_FDS: "a ring is entered by its descriptor",
-    _R.REGISTER_RESIZE_RINGS: "the queues keep the sizes that they were made with",
-    _R.REGISTER_MEM_REGION: "waits pass their arguments with each call",
     _S.NO_MMAP: "the queues are in memory that the kernel makes",
     _S.REGISTERED_FD_ONLY: "needs NO_MMAP, and a ring is entered by its descriptor",
     _S.CQE_MIXED: "all CQEs of a ring are taken to have one size",
