@@ -110,6 +110,10 @@ def operation(cls: type[_T]) -> type[_T]:
     return value(cls)
 
 
+_NO_OBJECT: Final = (int, Fixed, type(None))
+"""What may stand for a file without being an object with `fileno()`."""
+
+
 @operation
 class Operation(Queueable):
     """
@@ -158,7 +162,7 @@ class Operation(Queueable):
 
         The number of an object with `fileno()` may be another one next time.
         """
-        if prepared[1] is None and isinstance(getattr(self, "_fd", 0), int | Fixed | None):
+        if prepared[1] is None and isinstance(getattr(self, "_fd", 0), _NO_OBJECT):
             self._prepared = prepared
 
     def _pack(  # defaults by position: those of keyword-only arguments cost 10 ns each

@@ -1,6 +1,6 @@
 """Operations on rings themselves: nothing at all, cancelling, messages between rings."""
 
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import attrs
 
@@ -9,6 +9,7 @@ from uring.operations._base import Operation, held, integer, operation, ordinary
 from uring.operations._targets import Targeting
 from uring.sqe import (
     AUTO,
+    SQE_SIZE,
     UINT32_MAX,
     FileLike,
     Fixed,
@@ -77,6 +78,8 @@ class Nop(Operation):
     buf_index: int | None = attrs.field(default=None, kw_only=True)
     big_cqe: tuple[int, int] | None = attrs.field(default=None, kw_only=True)
 
+    _plain: ClassVar[bytes] = bytes([opcode]).ljust(SQE_SIZE, b"\0")
+
     def _encode(self: Any) -> tuple[bytes, object]:
         if (
             self._nop_flags is _NO_FLAGS
@@ -85,7 +88,9 @@ class Nop(Operation):
             and self._buf_index is None
             and self._big_cqe is None
         ):  # what nearly all of them are
-            return self._pack(), None
+            if self._flags or self._personality:
+                return self._pack(), None
+            return self._plain, None
         return self._encode_options(), None
 
     def _encode_options(self) -> bytes:
@@ -124,12 +129,14 @@ class Nop128(Nop):
 
     Needs a ring with SetupFlags.SQE128 or SQE_MIXED.
 
-    Completion: res is as that of `Nop`. A kernel without the opcode, as 6.18 is, answers EINVAL.
+    Completion: res is as that of `Nop`. A kernel without the opcode, as 6.18 is: UnsupportedError
+        when it is queued.
 
     Kernel: 6.19. liburing: io_uring_prep_nop128(3).
     """
 
     opcode = Opcode.NOP128
+    _plain: ClassVar[bytes] = bytes([opcode]).ljust(SQE_SIZE, b"\0")
 
 
 # ---- cancelling ----
