@@ -365,13 +365,10 @@ def constants(path: Path) -> list[str]:
     """The names that a module gives to a struct.Struct(...), or to a method of one."""
     found = []
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.AnnAssign) and node.value is not None:
-            target, value = node.target, node.value
-        elif isinstance(node, ast.Assign):
-            target, value = node.targets[0], node.value
-        else:
+        if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
             continue
-        if "struct.Struct(" in ast.unparse(value):
+        target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+        if "struct.Struct(" in ast.unparse(node.value):
             found.append(ast.unparse(target))
     return found
 
