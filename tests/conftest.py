@@ -125,32 +125,6 @@ def pipe() -> Iterator[tuple[int, int]]:
             os.close(end)
 
 
-@pytest.fixture
-def kernel_layout() -> Callable[..., None]:
-    """
-    Give a check of a `struct.Struct` against the kernel's layout.
-
-    Called with the kernel's name of the struct, ours, and the kernel's names of our fields in our
-    order, it fails unless both have one size and each field is at its place, with its size.
-    """
-    path = Path(__file__).parent / "data" / "layouts.json"
-    structs = json.loads(path.read_text(encoding="ascii"))["structs"]
-
-    def check(name: str, ours: struct.Struct, *fields: str) -> None:
-        kernel = structs[name]
-        assert ours.size == kernel["size"]
-        zeros = [0] * len(fields)
-        for place, field in enumerate(fields):
-            packed = ours.pack(*zeros[:place], 1, *zeros[place + 1 :])
-            start, size = kernel["fields"][field]["offset"], kernel["fields"][field]["size"]
-            expected = bytearray(ours.size)
-            one = (1).to_bytes(size, sys.byteorder)
-            expected[start : start + size] = one
-            assert packed == expected, field
-
-    return check
-
-
 # ---- for operations of one family ----
 
 

@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import pty
+import re
 import resource
 import struct
 import subprocess
@@ -20,9 +21,10 @@ from typing import Any, Final
 
 import pytest
 
+import uring
 import uring.__main__ as command
 import uring._selfcheck as selfcheck
-from uring.flags import Features, Opcode, SetupFlags
+from uring.flags import Features, Opcode, RegisterOpcode, SetupFlags, SQEFlags
 from uring.operations import Nop, Readv
 
 pytestmark = pytest.mark.slow  # each test starts an interpreter or two
@@ -222,7 +224,38 @@ def test_status_is_1_when_the_kernel_may_not_be_asked() -> None:
     assert "works here in part" in text
 
 
+@pytest.mark.usefixtures("ring")
+def test_table_says_what_the_running_kernel_has() -> None:
+    """--table prints the document with yes or no behind each release, and exits 0."""
+    done = run("--table")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"Linux {os.uname().release}, says" in done.stdout
+    found = uring.probe()
+    for member in (*Opcode, *SetupFlags, *Features, *RegisterOpcode):
+        answer = "yes" if found.supports(member) else "no"
+        assert re.search(rf"\| {member.name} +\| {member.since}[^|]*\| {answer} ", done.stdout)
+
+
 # ---- where it is forbidden ----
+
+
+def test_table_is_whole_where_rings_are_forbidden() -> None:
+    """Under a filter --table has every row, unknown with the errno and the reason; it exits 1."""
+    done = run("--table", under=(seccomp(_IO_URING_SETUP, errno.EPERM),))
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "--security-opt seccomp=unconfined" in done.stdout
+    for member in (*Opcode, *SQEFlags, *SetupFlags, *Features, *RegisterOpcode):
+        assert re.search(
+            rf"\| {member.name} +\| {member.since}[^|]*\| unknown \(EPERM\) ", done.stdout
+        )
+
+
+def test_table_without_probing_asks_no_kernel() -> None:
+    """With --no-probe the document has no such column, wherever it is printed; it exits 0."""
+    done = run("--table", "--no-probe", under=(seccomp(_IO_URING_SETUP, errno.EPERM),))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "| Here" not in done.stdout
+    assert done.stdout == run("--table", "--no-probe").stdout
 
 
 @pytest.mark.parametrize("error", [errno.EPERM, errno.ENOSYS])
@@ -289,7 +322,7 @@ def test_text_names_the_limit_when_no_descriptor_is_left() -> None:
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])  # a buffer is flushed once more, at exit
-@pytest.mark.parametrize("arguments", [(), ("--json",), ("--help",)])
+@pytest.mark.parametrize("arguments", [(), ("--json",), ("--help",), ("--table",)])
 def test_output_survives_a_closed_pipe(arguments: tuple[str, ...], unbuffered: str) -> None:
     """A reader who went away gets no traceback, and the status is not a crash's."""
     read_end, write_end = os.pipe()
@@ -373,10 +406,11 @@ def test_help_says_what_the_status_means() -> None:
 
 
 def test_arguments_that_are_wrong_exit_2() -> None:
-    """An unknown option exits 2 with the usage on stderr and nothing on stdout."""
-    done = run("--bogus")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "usage: python -m uring" in done.stderr
+    """Options unknown or at odds exit 2, with the usage on stderr and nothing on stdout."""
+    for arguments in (["--bogus"], ["--no-probe"], ["--json", "--no-probe"], ["--json", "--table"]):
+        done = run(*arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "usage: python -m uring" in done.stderr
 
 
 # ---- in this process: what a run cannot show ----

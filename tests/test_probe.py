@@ -3,7 +3,6 @@
 import errno
 import os
 import sys
-from collections.abc import Callable
 from typing import cast
 
 import attrs
@@ -195,25 +194,6 @@ def test_probe_of_a_newer_kernel_tells_more(monkeypatch: pytest.MonkeyPatch) -> 
         128,
     )
     assert found.scq == ScqQuery(64, 4096)
-
-
-def test_query_records_are_the_kernels(kernel_layout: Callable[..., None]) -> None:
-    """What is unpacked has each field where the kernel has it."""
-    names = ("next_entry", "query_data", "query_op", "size", "result")
-    kernel_layout("io_uring_query_hdr", _kernel._QUERY_HEADER, *names)
-    kernel_layout(
-        "io_uring_query_opcode",
-        _kernel._QUERY_OPCODES,
-        *("nr_request_opcodes", "nr_register_opcodes", "feature_flags", "ring_setup_flags"),
-        *("enter_flags", "sqe_flags", "nr_query_opcodes"),
-    )
-    kernel_layout(
-        "io_uring_query_zcrx",
-        probe_module._QUERY_ZCRX,
-        *("register_flags", "area_flags", "nr_ctrl_opcodes", "features"),
-        *("rq_hdr_size", "rq_hdr_alignment"),
-    )
-    kernel_layout("io_uring_query_scq", probe_module._QUERY_SCQ, "hdr_size", "hdr_alignment")
 
 
 @pytest.mark.parametrize("what", [22, "READ", None, SQE, object()])

@@ -42,7 +42,7 @@ from uring import (
     ZcrxEvent,
     errors,
 )
-from uring.registry import bpf, cancel, eventfd, napi, restrictions, workers, zcrx
+from uring.registry import bpf, cancel, eventfd, restrictions, workers, zcrx
 
 ECANCELED = -errno.ECANCELED
 
@@ -773,40 +773,8 @@ def test_bpf_filter_that_does_not_fit_is_refused(given: BpfFilter, kind: type[Ex
 # ---- records, errors, objects ----
 
 
-def test_records_are_the_kernels(kernel_layout: Callable[..., None]) -> None:
-    """What is packed has each field where the kernel has it."""
-    kernel_layout(
-        "io_uring_sync_cancel_reg",
-        cancel._SYNC_CANCEL,
-        *("addr", "fd", "flags", "timeout.tv_sec", "timeout.tv_nsec", "opcode"),
-    )
-    kernel_layout("io_uring_restriction", restrictions._RESTRICTION, "opcode", "sqe_op")
-    kernel_layout("io_uring_clock_register", workers._CLOCK, "clockid")
-    kernel_layout(
-        "io_uring_napi", napi._NAPI, "busy_poll_to", "prefer_busy_poll", "opcode", "op_param"
-    )
-    kernel_layout(
-        "io_uring_zcrx_area_reg",
-        zcrx._AREA,
-        *("addr", "len", "rq_area_token", "flags", "dmabuf_fd"),
-    )
-    kernel_layout(
-        "io_uring_region_desc", zcrx._REGION, "user_addr", "size", "flags", "id", "mmap_offset"
-    )
-    kernel_layout(
-        "io_uring_zcrx_ifq_reg",
-        zcrx._IFQ,
-        *("if_idx", "if_rxq", "rq_entries", "flags", "area_ptr", "region_ptr"),
-        *("offsets.head", "offsets.tail", "offsets.rqes", "zcrx_id", "rx_buf_len", "event_desc"),
-    )
-    kernel_layout("zcrx_ctrl", zcrx._CONTROL, "zcrx_id", "op", "zc_export.zcrx_fd")
-    kernel_layout("zcrx_ctrl", zcrx._CONTROL, "zcrx_id", "op", "zc_arm_event.event_type")
-    kernel_layout(
-        "io_uring_bpf",
-        bpf._BPF,
-        *("cmd_type", "cmd_flags", "filter.opcode", "filter.flags", "filter.filter_len"),
-        *("filter.pdu_size", "filter.filter_ptr"),
-    )
+def test_eventfd_argument_is_one_int() -> None:
+    """The descriptor is passed as 32 bits with a sign."""
     assert uring._memory.bytes_of(eventfd.fd_argument(-1)) == b"\xff" * 4
 
 

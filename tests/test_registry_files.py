@@ -295,14 +295,7 @@ def test_fixed_flag_survives_links(ring: Ring, zero: int) -> None:
     assert Path(f"/proc/self/fd/{zero}").exists()
 
 
-def test_records_of_files_are_the_kernels(kernel_layout: Callable[..., None]) -> None:
-    """What is packed has each field where the kernel has it."""
-    kernel_layout("io_uring_files_update", registry._UPDATE, "offset", "resv", "fds")
-    kernel_layout(
-        "io_uring_rsrc_register", registry.RSRC_REGISTER, "nr", "flags", "resv2", "data", "tags"
-    )
-    names = ("offset", "resv", "data", "tags", "nr", "resv2")
-    kernel_layout("io_uring_rsrc_update2", registry.RSRC_UPDATE2, *names)
-    kernel_layout("io_uring_file_index_range", registry._RANGE, "off", "len", "resv")
+def test_array_of_files_is_one_of_ints() -> None:
+    """Descriptors, empty slots and slots left alone are 32 bits each, with a sign."""
     pin, numbers = registry.files_argument([3, -1, -2])
     assert (numbers, uring._memory.bytes_of(pin)) == ([3, -1, -2], struct.pack("=iii", 3, -1, -2))

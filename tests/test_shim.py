@@ -2,7 +2,6 @@
 
 import errno
 import json
-import struct
 import time
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import pytest
 
 import uring
 from uring._ffi import ffi, lib
-from uring.registry.cancel import _SYNC_CANCEL
 
 DATA = Path(__file__).parent / "data" / "layouts.json"
 LAYOUTS = json.loads(DATA.read_text(encoding="utf-8"))["structs"]
@@ -24,13 +22,6 @@ def test_params_have_the_layout_of_the_kernels() -> None:
     fields = {"sq_thread_idle", "sq_thread_cpu", "sq_entries", "cq_entries", "flags", "features"}
     for name in (*fields, "wq_fd"):
         assert ffi.offsetof("struct uring_params", name) == kernel["fields"][name]["offset"]
-
-
-def test_register_structs_have_the_size_of_the_kernels() -> None:
-    """What is packed for io_uring_register(2) is as long as the kernel's structs."""
-    assert _SYNC_CANCEL.size == LAYOUTS["io_uring_sync_cancel_reg"]["size"]
-    assert struct.calcsize("=IIQ") == LAYOUTS["io_uring_files_update"]["size"]
-    assert struct.calcsize("=qq") == LAYOUTS["__kernel_timespec"]["size"]
 
 
 def test_placing_needs_the_count_of_what_was_placed(ring: uring.Ring) -> None:

@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 
 import uring
 from uring import sqe
-from uring._uring import ffi
-from uring.completions import CQE_SIZE
 
 STRUCTS: Final[dict[str, Any]] = json.loads(
     (Path(__file__).parent / "data" / "layouts.json").read_text(encoding="ascii")
@@ -80,24 +78,6 @@ def test_sqe_aliases_of_the_kernel_start_where_a_field_of_ours_does(alias: str) 
     fields = STRUCTS["io_uring_sqe"]["fields"]
     starts = {fields[name]["offset"] for name in KERNEL_NAMES.values()}
     assert fields[alias]["offset"] in starts
-
-
-def test_cqe_size_is_the_kernels() -> None:
-    """A CQE has 16 bytes: user_data, res and flags, in this order."""
-    cqe = STRUCTS["io_uring_cqe"]
-    assert cqe["size"] == CQE_SIZE
-    places = {name: cqe["fields"][name]["offset"] for name in ("user_data", "res", "flags")}
-    assert places == {"user_data": 0, "res": 8, "flags": 12}
-
-
-def test_params_struct_has_the_kernels_size_and_offsets() -> None:
-    """What cffi knows of the setup parameters lies where the kernel has it."""
-    fields = STRUCTS["io_uring_params"]["fields"]
-    kind: Any = ffi.typeof("struct uring_params")
-    for name, field in kind.fields:
-        theirs = {"sq_thread_idle_ms": "sq_thread_idle"}.get(name, name)
-        if theirs in fields:
-            assert field.offset == fields[theirs]["offset"], name
 
 
 @given(RECORDS)

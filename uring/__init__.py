@@ -4,6 +4,7 @@ Linux io_uring for Python.
 The layers, from the top; each imports only from those below it:
 
     __main__                                what this machine allows, and a self-check
+    _table                                  each number of the kernel's, and what stands for it
     ring                                    Ring: queue -> submit -> wait -> copy out
     _streaming  _waiting                    completions of one operation; waits and sizes
     _running  _registering  _providing      Ring.run(): whole batches, in C; registering; groups

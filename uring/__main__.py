@@ -3,7 +3,8 @@
 
 First everything is gathered into one frozen `Report`; only then is it shown, as text or as JSON.
 Gathering prints nothing, and what it cannot learn is None and never an exception. The text is
-ASCII, so that it reads the same in a pipe, in a log and under LANG=C.
+ASCII, so that it reads the same in a pipe, in a log and under LANG=C. With `--table` it is another
+document: see `_table`.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from typing import Final
 
 import attrs
 
+from uring import _table
 from uring._selfcheck import Check, Failure, describe, self_check
 from uring.errors import SetupError, UringError
 from uring.flags import Features, Opcode, SetupFlags
@@ -102,16 +104,7 @@ class Report:
 
 def gather() -> Report:
     """Learn everything; never raises for what this machine refuses."""
-    found: Probe | None = None
-    failure = None
-    has_ring = True
-    try:
-        found = probe()
-    except SetupError as error:
-        has_ring = False
-        failure = describe(error)
-    except UringError as error:
-        failure = describe(error)
+    found, failure, has_ring = _ask()
     system = os.uname()
     return Report(
         kernel=system.release,
@@ -127,6 +120,16 @@ def gather() -> Report:
         has_ring=has_ring,
         checks=tuple(self_check()) if has_ring else (),
     )
+
+
+def _ask() -> tuple[Probe | None, Failure | None, bool]:
+    """What the kernel has, or why it does not say; and whether rings are to be had."""
+    try:
+        return probe(), None, True
+    except SetupError as error:
+        return None, describe(error), False
+    except UringError as error:
+        return None, describe(error), True
 
 
 def _read(path: str) -> str:
@@ -348,6 +351,19 @@ def _verdict(report: Report, ink: _Ink) -> str:
     return ink.bad("io_uring works here in part: the kernel could not be asked what it has.")
 
 
+# ---- showing: the kernel's interface ----
+
+
+def _table_here() -> tuple[str, bool]:
+    """The table with what the running kernel has, and whether it could be asked."""
+    found, failure, _ = _ask()
+    release = os.uname().release
+    if failure is None:
+        return _table.render(_table.Here(release, found)), True
+    name = _errno_name(failure.errno) or ""
+    return _table.render(_table.Here(release, None, name, failure.message)), False
+
+
 # ---- the command ----
 
 
@@ -360,16 +376,34 @@ def _parser() -> argparse.ArgumentParser:
         ),
         epilog=(
             "The exit status is 0 when a ring can be made, the kernel says what it has, and every"
-            " check holds; 1 when not; 2 for wrong arguments. Nothing is changed on this machine"
-            " but for temporary files. Colours are for terminals only; NO_COLOR turns them off."
+            " check holds; 1 when not; 2 for wrong arguments. With --table it is 1 when the kernel"
+            " does not say what it has. Nothing is changed on this machine but for temporary files."
+            " Colours are for terminals only; NO_COLOR turns them off."
         ),
         add_help=False,  # it would print by itself, and not survive a closed pipe
     )
     parser.add_argument("-h", "--help", action="store_true", help="show this and exit")
-    parser.add_argument(
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument(
         "--json",
         action="store_true",
         help="print one JSON object: null is what is not known, or a limit that is unlimited",
+    )
+    form.add_argument(
+        "--table",
+        action="store_true",
+        help=(
+            "print the kernel's interface instead, in Markdown: each opcode, flag and feature, what"
+            " stands for it in uring, the Linux that first had it, and whether it is here"
+        ),
+    )
+    parser.add_argument(
+        "--no-probe",
+        action="store_true",
+        help=(
+            "with --table: leave out what is here, which makes the table the same on every machine;"
+            " it is kept so in docs/kernel-interface.md"
+        ),
     )
     return parser
 
@@ -407,13 +441,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.help:
         return 0 if _write(parser.format_help()) else 1
-    report = gather()
-    if options.json:
-        text = render_json(report)
+    if options.no_probe and not options.table:
+        parser.error("--no-probe goes with --table")
+    if options.table:
+        text, ok = (_table.render(), True) if options.no_probe else _table_here()
     else:
-        text = render_text(report, colour=sys.stdout is not None and _wants_colour())
+        report = gather()
+        ok = report.ok
+        if options.json:
+            text = render_json(report)
+        else:
+            text = render_text(report, colour=sys.stdout is not None and _wants_colour())
     is_written = _write(text)
-    return 0 if report.ok and is_written else 1
+    return 0 if ok and is_written else 1
 
 
 if __name__ == "__main__":

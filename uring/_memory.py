@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 PathLike = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 _PATH_CODEC: Final = (sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
+_TIMESPEC: Final = struct.Struct("=qq")  # struct __kernel_timespec
 _iovec: Final = struct.Struct("NN").pack
 """struct iovec: a pointer and a size_t."""
 
@@ -231,7 +232,7 @@ def path(name: PathLike) -> "tuple[CData, int]":
 def timespec(time_ns: int) -> "tuple[CData, int]":
     """Pin a struct __kernel_timespec of so many nanoseconds: (pin, address)."""
     whole, fraction = divmod(time_ns, 1_000_000_000)
-    pin, address, _ = readable(struct.pack("=qq", whole, fraction))
+    pin, address, _ = readable(_TIMESPEC.pack(whole, fraction))
     return pin, address
 
 

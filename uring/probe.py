@@ -169,7 +169,7 @@ def probe() -> Probe:
         UnsupportedError: the kernel has rings and cannot be asked -> it is older than 5.6.
         RegisterError: something, such as a seccomp filter, forbids io_uring_register(2).
 
-    Kernel: 5.6. liburing: io_uring_get_probe(3).
+    Kernel: 5.6; with REGISTER_QUERY 6.18. liburing: io_uring_get_probe(3).
     """
     ring, _inbox, params = setup(
         1, SetupFlags(0), cq_entries=None, sq_thread_cpu=None, sq_thread_idle_ms=None, wq_fd=None

@@ -127,7 +127,7 @@ class AcceptMultishot(MakesFile):
     Raises:
         TypeError, ValueError: a slot other than AUTO -> leave it out.
 
-    Kernel: 5.5, multishot 5.19. liburing: io_uring_prep_multishot_accept(3),
+    Kernel: 5.5; multishot 5.19. liburing: io_uring_prep_multishot_accept(3),
     io_uring_prep_multishot_accept_direct(3).
     """
 
