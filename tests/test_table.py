@@ -405,7 +405,7 @@ def test_setup_flags_that_are_not_driven_are_those_that_ring_refuses(flag: Setup
         if arguments:
             wanted &= ~flag
         if flag in _table.NOT_DRIVEN:
-            with pytest.raises(uring.UnsupportedError, match="does not (drive|know)"):
+            with pytest.raises(uring.UnsupportedError, match=r"does not (drive|know)"):
                 uring.Ring(4, flags=wanted, **arguments)
             return
         if not uring.probe().supports(flag):
