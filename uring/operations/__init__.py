@@ -64,6 +64,7 @@ from uring.operations.socket_commands import (
     Setsockopt,
     Siocinq,
     Siocoutq,
+    TransmitTime,
     TxTimestamp,
 )
 from uring.operations.sockets import (
@@ -198,6 +199,7 @@ __all__ = [
     "TimeoutMultishot",
     "TimeoutRemove",
     "TimeoutUpdate",
+    "TransmitTime",
     "TxTimestamp",
     "Unlinkat",
     "UringCmd",
