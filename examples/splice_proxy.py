@@ -46,7 +46,8 @@ def flow(source: int, sink: int, pipe: tuple[int, int], both: list[int]) -> Step
     readable = uring.PollAdd(source, POLLIN, flags=SKIP)
     writable = uring.PollAdd(sink, POLLOUT, flags=SKIP)
     try:
-        fcntl(pipe[1], F_SETPIPE_SZ, PIPE_SIZE)
+        with suppress(PermissionError):  # this user has enough in pipes already
+            fcntl(pipe[1], F_SETPIPE_SZ, PIPE_SIZE)
         while left := (yield from move(source, pipe[1], PIPE_SIZE, readable)):
             while left:
                 left -= yield from move(pipe[0], sink, left, writable)
@@ -70,7 +71,8 @@ class Proxy:
             while self.waiting:
                 self.ring.submit_and_wait(1)
                 for cqe in self.ring.copy_cqes(self.ring.sq.entries // 4):  # each queues 4 at most
-                    self.go_on(self.waiting.pop(cqe.user_data), cqe)
+                    if cqe.user_data in self.waiting:  # not that of a poll that failed
+                        self.go_on(self.waiting.pop(cqe.user_data), cqe)
 
     def go_on(self, steps: Steps, cqe: uring.CQE | None = None) -> None:
         """Queue the next operations, the last of which tells when to go on."""
@@ -160,9 +162,10 @@ def main() -> None:
         parser.error("the target must be HOST:PORT")
     try:
         if args.port is not None:
-            with suppress(KeyboardInterrupt), socket.create_server(("", args.port)) as listener:
-                print(f"listening on port {listener.getsockname()[1]}", flush=True)
-                Proxy(listener, (host, int(port)))
+            with socket.create_server(("127.0.0.1", args.port)) as listener:
+                print("listening on {}:{}".format(*listener.getsockname()), flush=True)
+                with suppress(KeyboardInterrupt):
+                    Proxy(listener, (host, int(port)))
         else:
             data = os.urandom(MIB) * 128
             copied, spliced = (
