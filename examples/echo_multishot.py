@@ -116,7 +116,7 @@ def be_client(address: tuple[str, int], count: int) -> None:
         sent = pool.submit(client.sendall, data)
         sent.add_done_callback(lambda _: client.shutdown(socket.SHUT_WR))
         if b"".join(iter(lambda: client.recv(65536), b"")) != data:
-            raise RuntimeError("a client got back what it had not sent")
+            raise RuntimeError("a client did not get back what it had sent")
 
 
 def be_clients(address: tuple[str, int]) -> None:
@@ -136,17 +136,18 @@ def main() -> None:
     parser.add_argument("--buffers", type=int, default=16, help="of 16 KiB; a power of two")
     args = parser.parse_args()
     try:
-        with (
-            socket.create_server(("127.0.0.1", args.port or 0)) as listener,
-            uring.Ring() as ring,
-            ThreadPoolExecutor(1) as pool,
-        ):
-            server = EchoServer(ring, listener, args.buffers)
-            print("listening on {}:{}".format(*listener.getsockname()), flush=True)
-            clients = pool.submit(be_clients, listener.getsockname()) if args.port is None else None
-            server.serve()
-        for fd in server.connections:  # who is still connected
-            os.close(fd)
+        with ThreadPoolExecutor(1) as pool:
+            with (
+                socket.create_server(("127.0.0.1", args.port or 0)) as listener,
+                uring.Ring() as ring,
+            ):
+                server, address = EchoServer(ring, listener, args.buffers), listener.getsockname()
+                print("listening on {}:{}".format(*address), flush=True)
+                clients = pool.submit(be_clients, address) if args.port is None else None
+                server.serve()
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
+            for fd in server.connections:  # who is still connected
+                os.close(fd)
         if clients:
             clients.result()
     except (OSError, OverflowError, RuntimeError, ValueError, uring.UringError) as error:

@@ -772,7 +772,23 @@ def test_echo_multishot_says_that_a_client_got_other_bytes() -> None:
         "        return Send(self.fd, bytes(len(self.buffer)))._encode()\n"
         "uring.Send = Changed"
     )
-    assert_fails(run_after(change, "echo_multishot.py"), "a client got back what it had not sent")
+    assert_fails(
+        run_after(change, "echo_multishot.py"), "a client did not get back what it had sent"
+    )
+
+
+def test_echo_multishot_stops_amid_its_own_clients() -> None:
+    """Ctrl-C while its clients are at work ends it with one line on stderr, and does not hang."""
+    slow = "import os; os.urandom = lambda count: bytes(count * 10)"
+    with (
+        running(python_after(slow, "echo_multishot.py")) as server,
+        server.connect() as client,
+    ):
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"  # so it serves
+        status, stdout, stderr = server.stop()
+    assert (status, stdout) == (1, b"")
+    assert re.fullmatch(rb"error: (a client did not get back|\[Errno).*\n", stderr), stderr
 
 
 def test_echo_multishot_serves_fifty_connections_at_once(multishot: Server) -> None:
