@@ -30,7 +30,7 @@ LINES: Final = {
     "tree_stat.py": 101,  # a tree added up in three ways
     "fixed_io.py": 101,  # reads and writes, registered and not, from the cache and from the disk
     "echo_multishot.py": 161,  # a server, and the clients that show it
-    "splice_proxy.py": 181,  # a proxy, another one to compare, a client and a target
+    "splice_proxy.py": 182,  # a proxy, another one to compare, a client and a target
 }
 
 Finished = subprocess.CompletedProcess[bytes]
