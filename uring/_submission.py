@@ -241,7 +241,6 @@ class SubmissionSide(Core):
     def _pledged(self, op: Queueable, record: Record) -> Record:
         """See to what an operation does besides its own completion; it is then its record."""
         number, encoded, _, pins = record
-        is_silent = skips(record)
         if op._lends_to_ring:
             address, length = struct.unpack_from("=QI", encoded, 16)
             self._held.provided[address, length * int.from_bytes(encoded[4:8], sys.byteorder)] = (
@@ -253,9 +252,9 @@ class SubmissionSide(Core):
         if message is not None:
             target = ring_behind(message[0])
             if target is not None:
-                pledge = MessagePledge(target, message[1], is_silent=is_silent)
+                pledge = MessagePledge(target, message[1])
         elif renaming is not None:
-            pledge = RenamePledge(self, renaming, is_silent=is_silent)
+            pledge = RenamePledge(self, renaming)
         if pledge is None:
             return record
         self._is_plain = self._can_be_plain = False
