@@ -151,13 +151,13 @@ class SubmissionSide(Core):
                 return number
         return self._queue(op, user_data)
 
-    def _queue(self, op: Queueable, user_data: int | None) -> int:
+    def _queue(self, op: Queueable, user_data: int | None, *, is_drawn: bool = False) -> int:
         if self._is_guarded:
             self._check_use()
         record = self._record(op, user_data)
         if op._reaches_out:
             record = self._pledged(op, record)
-        high = _high(op.user_data if user_data is None else user_data)
+        high = [] if is_drawn else _high(op.user_data if user_data is None else user_data)
         pending = self._pending
         if len(pending) > self._room:
             self._make_room(1)
