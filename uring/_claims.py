@@ -299,7 +299,9 @@ class Claims:
             self.retire()
         self.index()
         old, new = numbers
-        if old in self.shared or len([r for r in pending[1:] if r[0] == old]) > 1:
+        known = self.entries.get(old)
+        sharing = {id(r) for r in (known, *pending[1:]) if r is not None and r[0] == old}
+        if old in self.shared or len(sharing) > 1:
             raise ValueError(f"user_data {old:#x} is shared: nobody can tell which one is renamed")
         claim = self.claims.get(old)
         if not isinstance(claim, Renamed):
@@ -338,7 +340,11 @@ class Claims:
             self.check_runs(found)
             self.check_claims(found, pending[1:])  # after the claims: see above
         except BaseException:
-            self.withdraw(found)
+            for number, claim in found.items():  # those in flight, too: nobody had claimed them
+                if isinstance(claim, Expected):
+                    self.unexpect(number)
+                elif self.claims.get(number) is claim:
+                    self.claims.pop(number, None)
             raise
 
     def withdraw(self, found: dict[int, Claim]) -> None:

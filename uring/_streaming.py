@@ -201,16 +201,15 @@ class StreamSide(RunSide):
         self._check_operation(op)
         is_drawn = op.user_data is None
         number = self._draw(1) if op.user_data is None else op.user_data
-        stream = Stream(self, op, check_range("user_data", number, 0, UINT64_MAX))
+        check_range("user_data", number, 0, UINT64_MAX)
         self._set_apart(number)  # first: another thread may submit and copy out
         try:
             self._queue(op, number, is_drawn=is_drawn)
             self.submit()
+            return Stream(self, op, number)
         except BaseException:
-            stream._is_open = False
             self._set_apart(number, is_ended=True)
             raise
-        return stream
 
     def _set_apart(self, number: int, *, is_ended: bool = False) -> None:
         """Keep the completions of a number from `copy_cqes()`, or do so no longer."""
