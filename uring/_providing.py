@@ -98,25 +98,30 @@ class ProvideSide(CallSide):
         except (OSError, MemoryError) as error:
             why = f"there is no memory for {count} buffers of {size} bytes"
             raise call_error("io_uring_register", errno.ENOMEM, advice=why) from error
-        number = self._reserve_group(block, bgid)
+        is_refused = True
         try:
-            self._register(RegisterOpcode.REGISTER_PBUF_RING, registration(block, number, flags), 1)
-        except UringError:
-            self._held.groups.pop(number, None)
-            raise
-        except BaseException:  # cut off: perhaps it is registered
-            self._unregister_group(number, block)
-            raise
-        try:
+            number = self._reserve_group(block, bgid)
+            request = registration(block, number, flags)
+            is_refused = False
+            try:
+                self._register(RegisterOpcode.REGISTER_PBUF_RING, request, 1)
+            except UringError:
+                is_refused = True
+                raise
             if flags & PbufRingFlags.MMAP:
                 self._map_group(block, number)
             if not is_outgoing:
                 for bid in range(count):
                     block.give(bid)
-            return kind(self, block, number, flags)
+            group = kind(self, block, number, flags)
         except BaseException:  # nobody else would ever close it
-            self._unregister_group(number, block)
+            for place in [n for n, known in list(self._held.groups.items()) if known is block]:
+                if is_refused:
+                    self._held.groups.pop(place, None)
+                else:
+                    self._unregister_group(place, block)
             raise
+        return group
 
     def _map_group(self, block: Block, bgid: int) -> None:
         result = lib.uring_buffers_map(self._shim, block.shim, bgid)
