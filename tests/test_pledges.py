@@ -331,6 +331,21 @@ def test_threads_that_send_to_each_other(
         assert (each.in_flight, each._in_flight.claims) == (0, {})
 
 
+def test_failed_message_waits_for_no_lock_of_its_target(
+    ring: uring.Ring, target: uring.Ring
+) -> None:
+    """A failed message gives its number back though another thread holds the target's lock."""
+    ring.queue_all(uring.link(uring.Nop(res=-1), MsgRing(target, target_user_data=NUMBER)))
+    ring.submit_and_wait(2)
+    done: list[int] = []
+    thread = threading.Thread(target=lambda: done.append(len(ring.copy_cqes())), daemon=True)
+    with target._lock:
+        thread.start()
+        thread.join(SECONDS)
+        assert done == [2]
+    assert target._in_flight.claims == {}
+
+
 def test_tagged_resource_reserves_its_number(ring: uring.Ring) -> None:
     """The tag of a registered file is reserved until its completion is read."""
     with socket.socket() as file:

@@ -51,7 +51,7 @@ class Precise(Strike):
                 self._before[frame] = ""
         return super()._step(frame, event, argument)
 
-    def __exit__(self, *raised: Any) -> None:
+    def __exit__(self, *raised: object) -> None:
         super().__exit__(*raised)
         self._left = None  # a frame holds leases
 
