@@ -423,3 +423,93 @@ def test_exit_with_runs_in_daemon_threads() -> None:
 def test_threads_that_end_in_a_run_leave_the_ring_usable() -> None:
     """Runs that were begun by threads that have ended since left nothing that is mistaken later."""
     _run("running", "threads_that_end_in_a_run_leave_the_ring_usable")
+
+
+def test_ctrl_c_around_leases() -> None:
+    """KeyboardInterrupt may leave any call on leases: no buffer is lost, or there twice."""
+    _run("buffers", "ctrl_c_around_leases")
+
+
+def test_ctrl_c_around_bundles() -> None:
+    """The same of bundles, and of incremental groups."""
+    _run("buffers", "ctrl_c_around_bundles")
+
+
+def test_ctrl_c_around_incremental_groups() -> None:
+    """What an interrupted look made of a buffer that is being filled does not count."""
+    _run("buffers", "ctrl_c_around_incremental_groups")
+
+
+def test_ctrl_c_around_groups() -> None:
+    """KeyboardInterrupt may leave register and close: no group stays that nobody can close."""
+    _run("buffers", "ctrl_c_around_groups")
+
+
+def test_ctrl_c_around_puts() -> None:
+    """KeyboardInterrupt may leave put() and the sending: every buffer is free in the end."""
+    _run("buffers", "ctrl_c_around_puts")
+
+
+def test_ctrl_c_around_streams() -> None:
+    """KeyboardInterrupt may leave a stream: closed then, it leaves no descriptor and no buffer."""
+    _run("buffers", "ctrl_c_around_streams")
+
+
+def test_ctrl_c_around_messages() -> None:
+    """KeyboardInterrupt may leave the sending of a message: no completion ends another's."""
+    _run("buffers", "ctrl_c_around_messages")
+
+
+def test_finalizers_use_the_ring_as_leases_go() -> None:
+    """Leases in cycles whose finalizers receive, give back and look: nothing is lost."""
+    _run("buffers", "finalizers_use_the_ring_as_leases_go")
+
+
+def test_child_reads_its_lease_and_disturbs_nobody() -> None:
+    """After a fork the child's lease stays as it was; nothing that it does reaches the parent."""
+    _run("buffers", "child_reads_its_lease_and_disturbs_nobody")
+
+
+def test_child_exits_with_leases_and_streams() -> None:
+    """A child that ends by itself, with leases and a stream alive, says nothing and hangs not."""
+    _run("buffers", "child_exits_with_leases_and_streams", warnings="ignore")
+
+
+def test_threads_give_back_while_groups_come_and_go() -> None:
+    """Six threads release leases while the group is closed and its number used again."""
+    _run("buffers", "threads_give_back_while_groups_come_and_go")
+
+
+def test_threads_race_for_one_number() -> None:
+    """A close that comes late never unregisters the group that has the number by then."""
+    _run("buffers", "threads_race_for_one_number")
+
+
+def test_other_threads_release_leases_of_a_single_issuer() -> None:
+    """With SINGLE_ISSUER any thread may give leases back; only the owner may close the group."""
+    _run("buffers", "other_threads_release_leases_of_a_single_issuer")
+
+
+def test_dropped_ring_with_groups_and_multishots() -> None:
+    """A ring that is dropped with groups, a multishot and unread data warns, and leaves nothing."""
+    _run(
+        "buffers",
+        "dropped_ring_with_groups_and_multishots",
+        warnings="default",
+        says="ResourceWarning",
+    )
+
+
+def test_exit_with_everything_alive() -> None:
+    """The interpreter ends with leases, streams, groups and sends alive: no crash and no hang."""
+    _run("buffers", "exit_with_everything_alive", warnings="default", says="ResourceWarning")
+
+
+def test_groups_beyond_the_memory_limit() -> None:
+    """Groups that do not fit in the memory are a clear error, and leave nothing."""
+    _run("buffers", "groups_beyond_the_memory_limit")
+
+
+def test_memory_of_a_closed_group_is_nobody_elses() -> None:
+    """Groups that are closed under receives: what is allocated next is never written."""
+    _run("buffers", "memory_of_a_closed_group_is_nobody_elses")

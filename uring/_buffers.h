@@ -100,6 +100,22 @@ static int uring_buffers_give(struct uring_buffers *buffers, uint32_t bid, uint3
     return ret;
 }
 
+/* Whether the completions that one look at the queue has found are had: see _leases.py. */
+struct uring_mark {
+    uint32_t is_final;
+};
+
+/*
+ * Gives a buffer back when the last view of it is gone, if it was had. The destructor of `lent`: in
+ * C, because a signal handler that raised at the start of one in Python would lose the buffer.
+ */
+static int uring_buffers_return(struct uring_buffers *buffers, uint32_t bid,
+                                const struct uring_mark *mark, const void *lent)
+{
+    (void)lent;
+    return mark->is_final ? uring_buffers_give(buffers, bid, buffers->size) : 0;
+}
+
 /* The buffer that stands `count` places behind buffer `bid` in the ring. */
 static int uring_buffers_behind(struct uring_buffers *buffers, uint32_t bid, uint32_t count)
 {

@@ -58,6 +58,10 @@ struct uring_buffers {
     ...;
 };
 
+struct uring_mark {
+    uint32_t is_final;
+};
+
 enum { PART_OFFSET, PART_LENGTH, PART_ROOM, PART_FD, ... };
 
 int uring_setup(struct uring *ring, uint32_t entries, struct uring_params *params);
@@ -92,6 +96,8 @@ int uring_buffers_init(struct uring_buffers *buffers);
 int uring_buffers_map(struct uring *ring, struct uring_buffers *buffers, uint32_t bgid);
 void uring_buffers_free(struct uring_buffers *buffers);
 int uring_buffers_give(struct uring_buffers *buffers, uint32_t bid, uint32_t length);
+int uring_buffers_return(struct uring_buffers *buffers, uint32_t bid,
+                         const struct uring_mark *mark, const void *lent);
 int uring_buffers_behind(struct uring_buffers *buffers, uint32_t bid, uint32_t count);
 void uring_buffers_close(struct uring_buffers *buffers);
 

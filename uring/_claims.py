@@ -260,10 +260,13 @@ class Claims:
         """
         if self.ended is not None:
             self.retire()
-        claim = self.claims.get(number)
-        if isinstance(claim, Expected):
+        while True:
+            claim = self.claims.get(number)
+            if not isinstance(claim, Expected):
+                break
             more = Expected(claim.count + 1, claim.last)
-            if self.claims.get(number) is claim:  # a call, and no store yet
+            # No call from here to the store; `unexpect` may have been here.
+            if number in self.claims and self.claims[number] is claim:
                 self.claims[number] = more
                 return
         self.check_claim(number, claim)
@@ -271,13 +274,19 @@ class Claims:
         self._make_claims(found, pending)
 
     def unexpect(self, number: int) -> None:
-        """Take back one `expect`: the CQE will not come."""
-        claim = self.claims.get(number)
-        if isinstance(claim, Expected):
-            if claim.count > 1:
-                self.claims[number] = Expected(claim.count - 1, claim.last)
-            else:
-                self.claims.pop(number, None)
+        """Take back one `expect`: the CQE will not come. Needs no lock."""
+        while True:
+            claim = self.claims.get(number)
+            if not isinstance(claim, Expected):
+                return
+            left = Expected(claim.count - 1, claim.last)
+            # No call from here to the end.
+            if number in self.claims and self.claims[number] is claim:
+                if left.count:
+                    self.claims[number] = left
+                else:
+                    del self.claims[number]
+                return
 
     def rename(self, numbers: tuple[int, int], pending: list[Any]) -> None:
         """
@@ -290,7 +299,9 @@ class Claims:
             self.retire()
         self.index()
         old, new = numbers
-        if old in self.shared or len([r for r in pending[1:] if r[0] == old]) > 1:
+        known = self.entries.get(old)
+        sharing = {id(r) for r in (known, *pending[1:]) if r is not None and r[0] == old}
+        if old in self.shared or len(sharing) > 1:
             raise ValueError(f"user_data {old:#x} is shared: nobody can tell which one is renamed")
         claim = self.claims.get(old)
         if not isinstance(claim, Renamed):
@@ -303,16 +314,21 @@ class Claims:
         self._make_claims({new: claim}, pending)
         self.claims.update(dict.fromkeys(claim.numbers, claim))
 
-    def unrename(self, numbers: tuple[int, int]) -> None:
-        """Take back a `rename`."""
+    def unrename(self, numbers: tuple[int, int], pending: list[Any]) -> None:
+        """
+        Take back a `rename`, if what it was for is not there.
+
+        If it is, it keeps the number until it ends: another update may have given it that one.
+        """
+        self.index()
         claim = self.claims.get(numbers[1])
-        if isinstance(claim, Renamed) and numbers[1] != claim.numbers[0]:
-            left = tuple([number for number in claim.numbers if number != numbers[1]])
-            self.claims.pop(numbers[1], None)
-            if len(left) == 1:
-                self.claims.pop(left[0], None)
-            else:
-                self.claims.update(dict.fromkeys(left, Renamed(left)))
+        if not isinstance(claim, Renamed):
+            return
+        first = claim.numbers[0]
+        if first not in self.entries and not [r for r in pending[1:] if r[0] == first]:
+            for number in claim.numbers:
+                if self.claims.get(number) is claim:
+                    self.claims.pop(number, None)
 
     def _make_claims(self, found: dict[int, Claim], pending: list[Any]) -> None:
         """Claim numbers before the look whether others have them: see _claim_and_append."""
@@ -324,7 +340,11 @@ class Claims:
             self.check_runs(found)
             self.check_claims(found, pending[1:])  # after the claims: see above
         except BaseException:
-            self.withdraw(found)
+            for number, claim in found.items():  # those in flight, too: nobody had claimed them
+                if isinstance(claim, Expected):
+                    self.unexpect(number)
+                elif self.claims.get(number) is claim:
+                    self.claims.pop(number, None)
             raise
 
     def withdraw(self, found: dict[int, Claim]) -> None:

@@ -53,6 +53,23 @@ def deadline_ns(timeout: float | None) -> int:
     return -1 if timeout is None else time.monotonic_ns() + nanoseconds(timeout)
 
 
+def others(kept: Completions, streamed: frozenset[int]) -> list[int]:
+    """The places of completions that are not for streams."""
+    return [i for i, number in enumerate(kept.user_data.tolist()) if number not in streamed]
+
+
+def without(kept: Completions, place: int) -> Completions:
+    """All but one."""
+    return kept[:place] + kept[place + 1 :] or EMPTY
+
+
+def parted(kept: Completions, places: list[int]) -> tuple[Completions, Completions]:
+    """The completions at these places, and the rest."""
+    chosen = set(places)
+    left = [place for place in range(kept._count) if place not in chosen]
+    return kept._only(places) or EMPTY, kept._only(left) or EMPTY
+
+
 class CompletionSide(Core):
     """Waiting and copying out."""
 
@@ -63,6 +80,8 @@ class CompletionSide(Core):
         self._cq_limit = params.cq_entries
         self._had = 0
         self._kept: Completions = EMPTY
+        self._streamed: frozenset[int] = frozenset()
+        """The numbers whose completions are for their streams alone: see _streaming."""
 
     def cq_ready(self) -> int:
         """
@@ -72,6 +91,8 @@ class CompletionSide(Core):
         """
         self._check_open()
         with self._lock:
+            if self._streamed:
+                return self._fetch_others()._count
             kept = self._kept
             return self._posted() + kept._count
 
@@ -87,7 +108,8 @@ class CompletionSide(Core):
         Copy completions out of the ring, and consume them. Submits nothing.
 
         What is ready is returned at once. Only if nothing is, it waits for `wait_nr`. What it
-        returns never changes afterwards, and what was in flight for it is released.
+        returns never changes afterwards, and what was in flight for it is released. Those of open
+        streams are left to them.
 
         Args:
             max_nr: at most so many; None takes all.
@@ -155,6 +177,7 @@ class CompletionSide(Core):
                     and self._had == had
                     and self._kept is EMPTY
                     and not self._handovers
+                    and not self._streamed
                 ):
                     in_flight.single = None
                     self._had = had + 1
@@ -183,6 +206,8 @@ class CompletionSide(Core):
         with self._lock:
             while True:
                 had, kept = self._had, self._kept
+                if self._streamed:
+                    return self._fetch_others()[:max_nr] or EMPTY
                 if kept is not EMPTY:
                     return kept[:max_nr]
                 limit = self._limit(max_nr)
@@ -246,6 +271,7 @@ class CompletionSide(Core):
             and in_flight.recent is recent
             and in_flight.single is single
             and not self._handovers
+            and not self._streamed
         ):
             in_flight.recent = in_flight.single = None
             self._had = had + count
@@ -256,6 +282,8 @@ class CompletionSide(Core):
         """Copy out and consume: EMPTY when there is nothing."""
         while True:
             kept = self._kept
+            if self._streamed:
+                return self._take_others(max_nr)
             if kept is EMPTY:
                 if not self._fetch(max_nr):
                     return EMPTY
@@ -264,21 +292,54 @@ class CompletionSide(Core):
                 given, left = kept, EMPTY
             else:
                 given, left = kept[:max_nr], kept[max_nr:]
-            if self._kept is kept:  # from here on no call, or Ctrl-C could lose what is given
+            # From here on no call, or Ctrl-C could lose what is given.
+            if self._kept is kept and not self._streamed:
                 self._kept = left
                 return given
+
+    def _take_others(self, max_nr: int | None) -> Completions:
+        """As `_take`, of what is not for streams."""
+        while True:
+            kept, streamed = self._kept, self._streamed
+            places = others(kept, streamed)[:max_nr]
+            if not places:
+                with self._lock:
+                    if self._kept is kept and (max_nr == 0 or not self._fetch_more(None)):
+                        return EMPTY
+                continue
+            given, left = parted(kept, places)
+            # No call from here to the end.
+            if self._kept is kept and self._streamed is streamed:
+                self._kept = left
+                return given
+
+    def _fetch_others(self) -> Completions:
+        """Fetch all that is ready, and look at what of it is not for streams. The lock is held."""
+        while self._fetch_more(None):
+            pass
+        kept = self._kept
+        return parted(kept, others(kept, self._streamed))[0]
 
     def _take_one(self) -> CQE | None:
         """Copy one completion out; the object is made before it is consumed."""
         while True:
-            kept = self._kept
+            kept, streamed = self._kept, self._streamed
             if kept is EMPTY:
                 if not self._fetch(1):
                     return None
                 continue
-            cqe = kept[0]
-            left = kept[1:] if kept._count > 1 else EMPTY
-            if self._kept is kept:
+            place = 0
+            if streamed:
+                places = others(kept, streamed)
+                if not places:
+                    with self._lock:
+                        if self._kept is kept and not self._fetch_more(None):
+                            return None
+                    continue
+                place = places[0]
+            cqe = kept[place]
+            left = without(kept, place) if kept._count > 1 else EMPTY
+            if self._kept is kept and self._streamed is streamed:
                 self._kept = left
                 return cqe
 
@@ -314,7 +375,7 @@ class CompletionSide(Core):
             self._kept = joined
             self._had = had + completions._count
             if landing is not None:
-                landing.mark.is_final = True
+                landing.mark.is_final = 1
                 self._stays = landing.stays
             in_flight.retire()
         return True
@@ -364,6 +425,7 @@ class CompletionSide(Core):
                     subjects[index] = Answer(subject.operation, memory)
                 else:
                     landing.sent.append(lease)
+                    group._block.is_unsure = group._block.is_unsure or results[index] < 0
         return landing
 
     @staticmethod
@@ -376,7 +438,7 @@ class CompletionSide(Core):
     def _wait(self, wait_nr: int, end_ns: int) -> bool:
         """Wait without the lock: True when the CQEs came, False when the time is over."""
         while True:
-            missing = wait_nr - self._kept._count
+            missing = wait_nr - self._count_kept()
             if missing <= 0:
                 return True
             result = lib.uring_wait(self._shim, self._had, missing, end_ns)
@@ -417,7 +479,7 @@ class CompletionSide(Core):
             return self._wait(wait_nr, end)
         while True:
             end_ns, min_ns = end.end_ns, end.min_ns
-            missing = wait_nr - self._kept._count
+            missing = wait_nr - self._count_kept()
             if end.arg is None and min_ns == NEVER_NS:
                 return self._wait(wait_nr, end_ns)
             if 0 < missing < wait_nr:  # one is there, so the wait ends with the minimum time
@@ -438,6 +500,25 @@ class CompletionSide(Core):
                 return result == 0
             if result not in {-errno.EINTR, -errno.EAGAIN}:
                 self._fail("io_uring_enter", result)
+
+    def _count_kept(self) -> int:
+        """How many completions are kept that are not for streams."""
+        kept = self._kept
+        return len(others(kept, self._streamed)) if self._streamed else kept._count
+
+    def _wait_beyond(self, had: int, end_ns: int) -> bool:
+        """Wait until more was had than that, or is ready; False when the time is over."""
+        while self._had == had:
+            result = lib.uring_wait(self._shim, had, 1, end_ns)
+            if self._refusal is not None:
+                self._check_open()
+            if result == 0:
+                return True
+            if result == -errno.ETIME:
+                return self._had != had
+            if result not in {-errno.EINTR, -errno.EAGAIN}:
+                self._fail("io_uring_enter", result)
+        return True
 
     def _posted(self) -> int:
         return self._check_enter(lib.uring_ready(self._shim, self._had))

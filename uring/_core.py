@@ -100,9 +100,12 @@ class Core:
             self._in_flight.expect(number, self._pending)
 
     def _unexpect(self, number: int) -> None:
-        """Give a reserved number back: the completion does not come."""
-        with self._lock:
-            self._in_flight.unexpect(number)
+        """
+        Give a reserved number back: the completion does not come.
+
+        Takes no lock: who does this for another ring holds his own, and so may the other way round.
+        """
+        self._in_flight.unexpect(number)
 
     def _rename(self, numbers: tuple[int, int]) -> None:
         """Prepare for the operation in flight under the first number to go on under the second."""
@@ -112,7 +115,7 @@ class Core:
 
     def _unrename(self, numbers: tuple[int, int]) -> None:
         with self._lock:
-            self._in_flight.unrename(numbers)
+            self._in_flight.unrename(numbers, self._pending)
 
     def _own(self) -> None:
         if self._params.flags & _OWNED:

@@ -24,11 +24,13 @@ lock, but for the stores to `recent` and `single` that the short ways make right
 ring.py). No call into C, no ring: this is tested by itself.
 """
 
+import errno
 import itertools
 from array import array
 from typing import Any, Final
 
 from uring._claims import Claims, Ended, Expected, Record, Renamed, Shared, Subject
+from uring._pledges import Pledge
 from uring.flags import CQEFlags
 
 Recent = tuple[bytes, list[Record]]
@@ -116,6 +118,10 @@ class InFlight(Claims):
         del records[0]
         numbers = [record[0] for record in records]
         added = array("Q", numbers).tobytes(), records
+        if self.has_pledges:
+            for record in records:
+                if isinstance(record[3], Pledge):
+                    record[3].is_handed_over = True
         if not records:
             return start, added
         if self.is_quiet and not self.has_pledges:
@@ -155,6 +161,8 @@ class InFlight(Claims):
 
     def discard(self, record: Record) -> None:
         """Take out a record whose SQE the kernel has not seen and never will."""
+        if isinstance(record[3], Pledge):
+            record[3].settle(-errno.ECANCELED)
         if record not in self:
             return
         group = self.shared.get(record[0])
@@ -223,22 +231,26 @@ class InFlight(Claims):
 
     def _retire_one(self, number: int, place: int, ended: Ended) -> bool:
         """Let go of what the terminal CQE at `place` has ended; as `_end`."""
-        claim = self.claims.get(number)
-        if isinstance(claim, Expected):
-            return self._count_down(number, claim, place, ended)
+        if isinstance(self.claims.get(number), Expected):
+            return self._count_down(number, place, ended)
         return all([self._end(each, place, ended) for each in self._ended_by(number)])  # noqa: C419 - no generator: ring.py
 
-    def _count_down(self, number: int, claim: Expected, place: int, ended: Ended) -> bool:
+    def _count_down(self, number: int, place: int, ended: Ended) -> bool:
         """Note that a CQE from outside has come; as `_end`."""
-        rest = Expected(claim.count - 1, place)
-        left, is_new = rest.count, place > claim.last
-        if self.ended is not ended:  # no call from here to the end
-            return False
-        if is_new and left:
-            self.claims[number] = rest
-        elif is_new:
-            del self.claims[number]
-        return True
+        while True:
+            claim = self.claims.get(number)
+            if not isinstance(claim, Expected):
+                return True
+            rest = Expected(claim.count - 1, place)
+            left, is_new = rest.count, place > claim.last
+            if self.ended is not ended:  # no call from here to the end
+                return False
+            if number in self.claims and self.claims[number] is claim:  # else `unexpect` was here
+                if is_new and left:
+                    self.claims[number] = rest
+                elif is_new:
+                    del self.claims[number]
+                return True
 
     def _end(self, number: int, place: int, ended: Ended) -> bool:
         """

@@ -16,6 +16,7 @@ Three rules.
 3. The memory outlives the registration, the ring and the process's other uses of it: views keep it.
 """
 
+import functools
 import mmap
 from typing import TYPE_CHECKING, Final, Self
 
@@ -23,6 +24,7 @@ from uring import _memory
 from uring._ffi import ffi, lib
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from uring._uring import CData
@@ -106,10 +108,13 @@ class Block:
         "array_address",
         "count",
         "free",
+        "given",
         "is_incremental",
+        "is_unsure",
         "lengths",
         "shim",
         "size",
+        "turn",
     )
 
     def __init__(self, count: int, size: int, *, is_incremental: bool, is_outgoing: bool) -> None:
@@ -118,9 +123,16 @@ class Block:
         self.is_incremental = is_incremental
         self.free = list(range(count))[::-1] if is_outgoing else None
         """Of a group to send from: the ids of the buffers that are ours to fill."""
+        self.given: dict[int, int] = {}
+        """And of the others: the turn, which is how many were given before it."""
+        self.turn = 0
+        self.is_unsure = False
+        """Whether a send has failed, which tells but the first of the buffers that it took."""
         self.lengths = [size] * count
         """How many bytes of each buffer were given to the kernel."""
-        self._memory, _ = _memory.pinned(mmap.mmap(-1, count * size), write=True)
+        # Private, so that the child of a fork has what it was lent as it was at that moment.
+        private = mmap.mmap(-1, count * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._memory, _ = _memory.pinned(private, write=True)
         array = mmap.mmap(-1, count * _BUF_SIZE)
         self._array, _ = _memory.pinned(array, write=True)
         self.array_address = _memory.address_of(self._array)
@@ -135,19 +147,35 @@ class Block:
             raise MemoryError("the page that tells forks apart could not be mapped")
 
     def give(self, bid: int) -> None:
-        """Give a buffer to the kernel, or back to who fills it; not once the group is closed."""
-        if self.free is None:
-            _give(self.shim, bid, self.size)
-        else:
-            self.free.append(bid)
+        """Give a buffer to the kernel for it to be filled."""
+        _give(self.shim, bid, self.size)
+
+    def take_back(self, bid: int, turn: int | None) -> None:
+        """Take back a buffer that was sent, if it was not taken back and given anew meanwhile."""
+        given, free = self.given, self.free
+        if free is not None and bid in given and given[bid] == turn:  # no call to the last line
+            del given[bid]
+            free.append(bid)
+
+    def waiting(self, head: int) -> set[int]:
+        """The ids of the buffers that the kernel has not taken, if it has taken `head` in all."""
+        mask = self.count - 1
+        tail = int(self.shim.tail)
+        return {self._bids[(head + i) & mask] for i in range((tail - head) & 0xFFFF)}
 
     def part(self, bid: int) -> memoryview:
         """The memory of a buffer, for who fills it."""
         return memoryview(ffi.buffer(self._memory))[bid * self.size : (bid + 1) * self.size]
 
-    def stay(self, bid: int, mark: "Mark") -> memoryview:
+    def stay(self, bid: int, mark: "CData") -> memoryview:
         """The memory of a buffer until its last view is gone: then it is given back."""
-        lent = ffi.gc(ffi.addressof(self._memory, bid * self.size), _Return(self, bid, mark))
+        back: Callable[[CData], object]
+        if self.free is None:
+            back = _Return(lib.uring_buffers_return, self.shim, bid, mark)
+            back.block = self
+        else:
+            back = _Free(self, bid, mark)
+        lent = ffi.gc(ffi.addressof(self._memory, bid * self.size), back)
         return memoryview(ffi.buffer(lent, self.size))
 
     def behind(self, bid: int) -> int:
@@ -155,28 +183,27 @@ class Block:
         return lib.uring_buffers_behind(self.shim, bid, 1)
 
 
-class _Return:
-    """What happens when the last view of a buffer is gone."""
+class _Return(functools.partial[int]):
+    """What happens when the last view of a buffer is gone: the kernel gets it back."""
 
-    __slots__ = ("_bid", "_block", "_mark")
+    block: Block
+    """What has the memory."""
 
-    def __init__(self, block: Block, bid: int, mark: "Mark") -> None:
+
+class _Free:
+    """The same of a buffer that was sent: it is there to be filled again."""
+
+    __slots__ = ("_bid", "_block", "_mark", "_turn")
+
+    def __init__(self, block: Block, bid: int, mark: "CData") -> None:
         self._block = block
         self._bid = bid
         self._mark = mark
+        self._turn = block.given.get(bid)
 
     def __call__(self, _lent: "CData") -> None:
         if self._mark.is_final:
-            self._block.give(self._bid)
-
-
-class Mark:
-    """Whether the completions of a landing are had, so that what was made for them counts."""
-
-    __slots__ = ("is_final",)
-
-    def __init__(self) -> None:
-        self.is_final = False
+            self._block.take_back(self._bid, self._turn)
 
 
 Stays = dict[Block, tuple[int, memoryview, int]]
@@ -189,7 +216,12 @@ class Landing:
     __slots__ = ("mark", "sent", "stays")
 
     def __init__(self, stays: Stays) -> None:
-        self.mark = Mark()  # apart, for what it marks is in `stays`: no cycle
+        self.mark = ffi.new("struct uring_mark *")
+        """
+        Whether these completions are had, so that what was made for them counts.
+
+        Apart, for what it marks is in `stays`: no cycle.
+        """
         self.stays = dict(stays)
         """`stays` as they are after these completions."""
         self.sent: list[Lease] = []

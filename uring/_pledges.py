@@ -3,8 +3,9 @@ What queueing an operation promises to others than itself.
 
 A message posts a completion on another ring, under a number that must not be in use there. An
 update of a poll gives an operation in flight another number. Such a promise is made before the
-operation is queued, and taken back when it comes to nothing: when the operation was never queued,
-or has failed.
+operation is queued, and taken back when it comes to nothing: when the operation was never handed
+over, or has failed. An operation that was handed over and says nothing (it skips its completion, or
+shares its number) may have succeeded: its promise stands.
 """
 
 from typing import Final, Protocol
@@ -25,14 +26,14 @@ class Promised(Protocol):
 
 
 class Pledge:
-    """One promise. What is not kept by the time when it is dropped is taken back."""
+    """One promise. Dropped before its operation was handed over, it is taken back."""
 
-    __slots__ = ("_is_settled", "_is_silent")
+    __slots__ = ("_is_settled", "is_handed_over")
 
-    def __init__(self, *, is_silent: bool) -> None:
+    def __init__(self) -> None:
         self._is_settled = False
-        self._is_silent = is_silent
-        """Whether its operation posts only if it fails: being dropped then says nothing."""
+        self.is_handed_over = False
+        """Whether the kernel may have its operation: being dropped then says nothing."""
 
     def settle(self, res: int) -> None:
         """Note the result of the operation; again is as good as once."""
@@ -46,7 +47,7 @@ class Pledge:
         raise NotImplementedError
 
     def __del__(self) -> None:
-        if not getattr(self, "_is_settled", True) and not self._is_silent:
+        if not getattr(self, "_is_settled", True) and not self.is_handed_over:
             self._take_back()
 
 
@@ -55,11 +56,11 @@ class MessagePledge(Pledge):
 
     __slots__ = ("_number", "_ring")
 
-    def __init__(self, ring: Promised, number: int, *, is_silent: bool) -> None:
+    def __init__(self, ring: Promised, number: int) -> None:
         ring._expect(number)
         self._ring = ring
         self._number = number
-        super().__init__(is_silent=is_silent)
+        super().__init__()
 
     def _take_back(self) -> None:
         self._ring._unexpect(self._number)
@@ -70,11 +71,11 @@ class RenamePledge(Pledge):
 
     __slots__ = ("_numbers", "_ring")
 
-    def __init__(self, ring: Promised, numbers: tuple[int, int], *, is_silent: bool) -> None:
+    def __init__(self, ring: Promised, numbers: tuple[int, int]) -> None:
         ring._rename(numbers)
         self._ring = ring
         self._numbers = numbers
-        super().__init__(is_silent=is_silent)
+        super().__init__()
 
     def _take_back(self) -> None:
         self._ring._unrename(self._numbers)

@@ -1,10 +1,14 @@
 """Registering groups of provided buffers: see registry.buffer_rings and _leases."""
 
+import errno
+from typing import Any, TypeVar
+
 from uring._calls import CallSide
+from uring._claims import operation_of
 from uring._ffi import lib
 from uring._leases import Block
 from uring._setup import check_range
-from uring.errors import call_error
+from uring.errors import RegisterError, UringError, call_error
 from uring.flags import PbufRingFlags, RegisterOpcode
 from uring.registry.buffer_rings import (
     SIZE_MAX,
@@ -18,6 +22,7 @@ from uring.registry.buffer_rings import (
 )
 
 BGID_MAX = 65535
+_Group = TypeVar("_Group", BufferRing, SendBufferRing)
 
 
 class ProvideSide(CallSide):
@@ -61,10 +66,7 @@ class ProvideSide(CallSide):
             flags |= PbufRingFlags.INC
         if kernel_memory:
             flags |= PbufRingFlags.MMAP
-        block, bgid = self._register_group(count, size, bgid, flags, is_outgoing=False)
-        for bid in range(count):
-            block.give(bid)
-        return BufferRing(self, block, bgid, flags)
+        return self._register_group(BufferRing, count, size, bgid, flags)
 
     def register_send_buffer_ring(
         self, count: int, size: int, *, bgid: int | None = None
@@ -82,34 +84,49 @@ class ProvideSide(CallSide):
 
         Kernel: 6.10. liburing: io_uring_setup_buf_ring(3).
         """
-        flags = PbufRingFlags(0)
-        block, bgid = self._register_group(count, size, bgid, flags, is_outgoing=True)
-        return SendBufferRing(self, block, bgid, flags)
+        return self._register_group(SendBufferRing, count, size, bgid, PbufRingFlags(0))
 
     def _register_group(
-        self, count: int, size: int, bgid: int | None, flags: PbufRingFlags, *, is_outgoing: bool
-    ) -> tuple[Block, int]:
+        self, kind: type[_Group], count: int, size: int, bgid: int | None, flags: PbufRingFlags
+    ) -> _Group:
         self._check_use()
         check_count(count)
         check_range("size", size, 1, SIZE_MAX)
-        block = Block(
-            count,
-            size,
-            is_incremental=bool(flags & PbufRingFlags.INC),
-            is_outgoing=is_outgoing,
-        )
-        number = self._reserve_group(block, bgid)
+        is_incremental, is_outgoing = bool(flags & PbufRingFlags.INC), kind is SendBufferRing
         try:
-            self._register(RegisterOpcode.REGISTER_PBUF_RING, registration(block, number, flags), 1)
-        except BaseException:
-            self._held.groups.pop(number, None)
+            block = Block(count, size, is_incremental=is_incremental, is_outgoing=is_outgoing)
+        except (OSError, MemoryError) as error:
+            why = f"there is no memory for {count} buffers of {size} bytes"
+            raise call_error("io_uring_register", errno.ENOMEM, advice=why) from error
+        is_refused = True
+        try:
+            number = self._reserve_group(block, bgid)
+            request = registration(block, number, flags)
+            is_refused = False
+            try:
+                self._register(RegisterOpcode.REGISTER_PBUF_RING, request, 1)
+            except UringError:
+                is_refused = True
+                raise
+            if flags & PbufRingFlags.MMAP:
+                self._map_group(block, number)
+            if not is_outgoing:
+                for bid in range(count):
+                    block.give(bid)
+            group = kind(self, block, number, flags)
+        except BaseException:  # nobody else would ever close it
+            for place in [n for n, known in list(self._held.groups.items()) if known is block]:
+                if is_refused:
+                    self._held.groups.pop(place, None)
+                else:
+                    self._unregister_group(place, block)
             raise
-        if flags & PbufRingFlags.MMAP:
-            result = lib.uring_buffers_map(self._shim, block.shim, number)
-            if result < 0:
-                self._unregister_group(number, block)
-                raise call_error("mmap of the ring", -result)
-        return block, number
+        return group
+
+    def _map_group(self, block: Block, bgid: int) -> None:
+        result = lib.uring_buffers_map(self._shim, block.shim, bgid)
+        if result < 0:
+            raise call_error("mmap of the ring", -result)
 
     def _reserve_group(self, block: Block, bgid: int | None) -> int:
         """Enter the block under its number, before the kernel is told of its memory."""
@@ -125,17 +142,35 @@ class ProvideSide(CallSide):
 
     def _unregister_group(self, bgid: int, block: Block) -> None:
         self._check_use()
-        self._register(RegisterOpcode.UNREGISTER_PBUF_RING, unregistration(bgid), 1)
-        lib.uring_buffers_close(block.shim)
-        self._held.let_go(block)
-        self._forget_lingering()
-        with self._lock:
+        with self._lock:  # else who comes second could unregister what has the number next
+            if self._held.groups.get(bgid) is not block:
+                return
+            try:
+                self._register(RegisterOpcode.UNREGISTER_PBUF_RING, unregistration(bgid), 1)
+            except RegisterError as error:
+                if error.errno != errno.ENOENT:  # else done before, and cut off right after
+                    raise
+            lib.uring_buffers_close(block.shim)
+            self._held.let_go(block)
             self._stays = {key: stay for key, stay in self._stays.items() if key is not block}
-        if self._held.groups.get(bgid) is block:
-            del self._held.groups[bgid]
+            self._held.groups.pop(bgid, None)
+            self._forget_lingering()
 
     def _has_group(self, bgid: int, block: Block) -> bool:
         return self._held.groups.get(bgid) is block
+
+    def _is_taking_from(self, group: SendBufferRing) -> bool:
+        """Whether an operation in flight may have taken buffers of the group. The lock is held."""
+        in_flight = self._in_flight
+        if in_flight.ended is not None:
+            in_flight.retire()
+        in_flight.index()
+        records = list(in_flight.entries.values())
+        for shared in list(in_flight.shared.values()):
+            records += shared.records.values()
+        ops: list[Any] = [operation_of(record[2]) for record in records]
+        takers = [op for op in ops if op is not None and op._takes_buffer]
+        return bool([op for op in takers if op.group is group or op.group == group.bgid])
 
     def _group_head(self, bgid: int) -> int:
         self._check_use()

@@ -18,17 +18,13 @@ from uring.flags import RegisterOpcode, SetupFlags
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from uring._setup import RingParams
-    from uring._uring import CData
-
 
 class RingFdSide(Core):
     """Registering the ring's own descriptor."""
 
-    def __init__(self, shim: "CData", inbox: "CData", params: "RingParams") -> None:
-        super().__init__(shim, inbox, params)
-        self._registrar: tuple[int, Callable[[], threading.Thread | None]] | None = None
-        """The thread that has the ring registered, by its native id and weakly; or None."""
+    # Of the class until it is set: see Core.
+    _registrar: "tuple[int, Callable[[], threading.Thread | None]] | None" = None
+    """The thread that has the ring registered, by its native id and weakly; or None."""
 
     def register_ring_fd(self) -> None:
         """

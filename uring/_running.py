@@ -149,9 +149,12 @@ class Run:
 class RunSide(SubmissionSide, CompletionSide):
     """Running batches."""
 
+    # Of the class until it is set: see Core.
+    _cancelling: Run | None = None
+    """The run whose operations cancel others, where that takes operations."""
+
     def __init__(self, shim: "CData", inbox: "CData", params: RingParams) -> None:
         super().__init__(shim, inbox, params)
-        self._cancelling: Run | None = None
         self._unread: list[int | None] = [None]
         """Descriptors that nobody has collected, while they are being closed: see close_all."""
 

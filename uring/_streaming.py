@@ -1,9 +1,10 @@
 """
 Streams: the completions of one operation that posts several, one after the other.
 
-A stream takes from the ring what carries its number, and leaves the rest to `copy_cqes()`. What it
-takes is given out in the same step, as everywhere: no signal handler finds a completion that is
-neither in the ring nor in somebody's hands.
+A stream takes from the ring what carries its number, and leaves the rest to `copy_cqes()`, which
+leaves to it what is its own. What it takes is given out in the same step, as everywhere: no signal
+handler finds a completion that is neither in the ring nor in somebody's hands. So between the
+stores that take it and the caller no call is made, not even that which lets go of a lock.
 """
 
 import contextlib
@@ -14,11 +15,12 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Self
 
-from uring._completion import deadline_ns
+from uring._completion import deadline_ns, without
 from uring._running import RunSide
-from uring.completions import CQE, EMPTY, Completions, close_all, descriptors_of
+from uring._setup import check_range
+from uring.completions import CQE, close_all, descriptors_of
 from uring.errors import UringError
-from uring.sqe import Queueable
+from uring.sqe import UINT64_MAX, Queueable
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -49,6 +51,10 @@ class StreamEnd(Enum):
 
     FAILED = "failed"
     """The operation failed; the stream has raised its error."""
+
+
+_FINISHED: Final = StreamEnd.FINISHED
+_FAILED: Final = StreamEnd.FAILED
 
 
 class Stream(Iterator[CQE]):
@@ -93,16 +99,19 @@ class Stream(Iterator[CQE]):
             OSError: the operation failed. What is an outcome (see `StreamEnd`) is no failure.
             RingClosedError: the ring is closed.
         """
-        if self.outcome is not None:
-            return None
-        end_ns = deadline_ns(timeout)
-        while (cqe := self._ring._take_own(self)) is None:
-            if not self._ring._wait_for_more(end_ns):
+        ring, end_ns = self._ring, deadline_ns(timeout)
+        while self.outcome is None:
+            had = ring._had
+            taken = ring._take_own(self)
+            if taken is not None:
+                cqe, outcome = taken
+                if outcome is None or outcome is _FINISHED:
+                    return cqe
+                if outcome is _FAILED:
+                    cqe.result()
+                return None
+            if self.outcome is None and not ring._wait_beyond(had, end_ns):
                 raise TimeoutError(errno.ETIMEDOUT, f"no completion came within {timeout} s")
-        if cqe.more or self.outcome is StreamEnd.FINISHED:
-            return cqe
-        if self.outcome is StreamEnd.FAILED:
-            cqe.result()
         return None
 
     def _note_end(self, cqe: CQE) -> StreamEnd:
@@ -129,6 +138,7 @@ class Stream(Iterator[CQE]):
         """
         if self.outcome is None and self._ring._refusal is None:
             self._ring._end_stream(self, time.monotonic() + _CLOSE_SECONDS)
+        self._ring._set_apart(self.user_data, is_ended=True)
         self._is_open = False
 
     def __enter__(self) -> Self:
@@ -148,9 +158,14 @@ class Stream(Iterator[CQE]):
             and self.outcome is None
             and self._ring._refusal is None
         ):
-            warnings.warn(f"{self!r} was dropped without close()", ResourceWarning, stacklevel=2)
-            with contextlib.suppress(UringError):  # no wait in here; the ring's close() sees to it
-                self._ring._cancel([self.user_data])
+            try:
+                warnings.warn(
+                    f"{self!r} was dropped without close()", ResourceWarning, stacklevel=2
+                )
+            finally:  # also when warnings are errors
+                self._ring._set_apart(self.user_data, is_ended=True)
+                with contextlib.suppress(UringError):  # no wait in here; the ring's close() will
+                    self._ring._cancel([self.user_data])
 
     def __repr__(self) -> str:
         state = "running" if self.outcome is None else self.outcome.value
@@ -182,16 +197,34 @@ class StreamSide(RunSide):
 
         Kernel: 5.4; the operation may need more. Source: io_uring_multishot(7).
         """
-        number = self.queue(op)
-        stream = Stream(self, op, number)
+        self._check_use()
+        self._check_operation(op)
+        is_drawn = op.user_data is None
+        number = self._draw(1) if op.user_data is None else op.user_data
+        check_range("user_data", number, 0, UINT64_MAX)
+        self._set_apart(number)  # first: another thread may submit and copy out
         try:
+            self._queue(op, number, is_drawn=is_drawn)
             self.submit()
+            return Stream(self, op, number)
         except BaseException:
-            stream._is_open = False
+            self._set_apart(number, is_ended=True)
             raise
-        return stream
 
-    def _take_own(self, stream: Stream, *, is_dropped: bool = False) -> CQE | None:
+    def _set_apart(self, number: int, *, is_ended: bool = False) -> None:
+        """Keep the completions of a number from `copy_cqes()`, or do so no longer."""
+        while True:
+            before = self._streamed
+            if not is_ended and number in before:
+                raise ValueError(f"there is a stream of user_data {number:#x} already")
+            after = before - {number} if is_ended else before | {number}
+            if self._streamed is before:  # no call between this and the store
+                self._streamed = after
+                return
+
+    def _take_own(
+        self, stream: Stream, *, is_dropped: bool = False
+    ) -> tuple[CQE, StreamEnd | None] | None:
         """
         Copy out the next completion of a stream, and note its end in the same step.
 
@@ -199,38 +232,36 @@ class StreamSide(RunSide):
         """
         self._check_use()
         number = stream.user_data
-        with self._lock:
-            while True:
-                kept, unread = self._kept, self._unread
-                numbers = kept.user_data.tolist()
-                if number not in numbers:
-                    if not self._fetch_more(None):
+        while True:
+            kept, unread, streamed = self._kept, self._unread, self._streamed
+            numbers = kept.user_data.tolist()
+            if stream.outcome is not None:
+                return None
+            if number not in numbers:
+                with self._lock:
+                    if self._kept is kept and not self._fetch_more(None):
                         return None
-                    continue
-                cqe, left = self._without(kept, numbers.index(number))
-                outcome = None if cqe.more else stream._note_end(cqe)
-                terminal = None if cqe.more else cqe
-                if is_dropped:
-                    unread = [None, *descriptors_of(cqe)]
-                if self._kept is kept:  # no call from here to the end
-                    self._kept = left
-                    self._unread = unread
-                    stream.outcome = outcome
-                    stream.terminal = terminal
-                    return cqe
-
-    @staticmethod
-    def _without(kept: Completions, index: int) -> tuple[CQE, Completions]:
-        left = kept[:index] + kept[index + 1 :]
-        return kept[index], left or EMPTY
-
-    def _wait_for_more(self, end_ns: int) -> bool:
-        """Wait for a completion beyond those that are kept; False when the time is over."""
-        return self._wait(self._kept._count + 1, end_ns)
+                continue
+            place = numbers.index(number)
+            cqe, left = kept[place], without(kept, place)
+            outcome = None if cqe.more else stream._note_end(cqe)
+            terminal, still = (None, streamed) if cqe.more else (cqe, streamed - {number})
+            if is_dropped:
+                unread = [None, *descriptors_of(cqe)]
+            taken = cqe, outcome
+            # No call from here to the end.
+            if self._kept is kept and self._streamed is streamed:
+                self._kept = left
+                self._unread = unread
+                self._streamed = still
+                stream.outcome = outcome
+                stream.terminal = terminal
+                return taken
 
     def _end_stream(self, stream: Stream, deadline: float) -> None:
         self._check_use()
-        while stream.outcome is None:
+        while True:
+            had = self._had
             self._drop_own(stream)
             if stream.outcome is not None:
                 return
@@ -244,11 +275,12 @@ class StreamSide(RunSide):
                 return
             self._submit()  # what was queued and could not be submitted cannot be cancelled
             self._cancel([stream.user_data])
-            self._wait_for_more(time.monotonic_ns() + _SLICE_NS)
+            self._wait_beyond(had, time.monotonic_ns() + _SLICE_NS)
 
     def _drop_own(self, stream: Stream) -> None:
         """Consume what is there of a stream, and close the descriptors that it has made."""
-        while True:
-            close_all(self._unread)
-            if stream.outcome is not None or self._take_own(stream, is_dropped=True) is None:
-                return
+        with self._lock:  # one at a time, or one's descriptors would be overwritten by another's
+            while True:
+                close_all(self._unread)
+                if stream.outcome is not None or self._take_own(stream, is_dropped=True) is None:
+                    return

@@ -154,13 +154,13 @@ class SubmissionSide(Core):
                 return number
         return self._queue(op, user_data)
 
-    def _queue(self, op: Queueable, user_data: int | None) -> int:
+    def _queue(self, op: Queueable, user_data: int | None, *, is_drawn: bool = False) -> int:
         if self._is_guarded:
             self._check_use()
         record = self._record(op, user_data)
         if op._reaches_out:
             record = self._pledged(op, record)
-        high = _high(op.user_data if user_data is None else user_data)
+        high = [] if is_drawn else _high(op.user_data if user_data is None else user_data)
         pending = self._pending
         if len(pending) > self._room:
             self._make_room(1)
@@ -252,7 +252,6 @@ class SubmissionSide(Core):
     def _pledged(self, op: Queueable, record: Record) -> Record:
         """See to what an operation does besides its own completion; it is then its record."""
         number, encoded, _, pins = record
-        is_silent = skips(record)
         if op._lends_to_ring:
             address, length = struct.unpack_from("=QI", encoded, 16)
             self._held.provided[address, length * int.from_bytes(encoded[4:8], sys.byteorder)] = (
@@ -264,9 +263,9 @@ class SubmissionSide(Core):
         if message is not None:
             target = ring_behind(message[0])
             if target is not None:
-                pledge = MessagePledge(target, message[1], is_silent=is_silent)
+                pledge = MessagePledge(target, message[1])
         elif renaming is not None:
-            pledge = RenamePledge(self, renaming, is_silent=is_silent)
+            pledge = RenamePledge(self, renaming)
         if pledge is None:
             return record
         self._is_plain = False

@@ -258,6 +258,13 @@ class Completions(Sequence[CQE]):
         big_cqe = _BIG_CQE.unpack_from(self._raw, place * self._size + CQE_SIZE)
         return CQE(user_data, res, flags, subject, big_cqe)
 
+    def _only(self, places: Sequence[int]) -> "Completions":
+        """Those at these places."""
+        size, subjects = self._size, self._subjects
+        raw = b"".join([self._raw[place * size : (place + 1) * size] for place in places])
+        chosen = [subjects[place] for place in places] if subjects else ()
+        return Completions(raw, chosen, cqe_size=size)
+
     def __iter__(self) -> Iterator[CQE]:
         if self._size > CQE_SIZE:
             return map(self.__getitem__, range(len(self)))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from uring import _memory
 from uring._ffi import lib
 from uring._setup import check_range
+from uring.errors import UringError
 from uring.flags import Opcode, PbufRingFlags, SQEFlags
 
 if TYPE_CHECKING:
@@ -174,6 +175,10 @@ class SendBufferRing(_BufferGroup):
     @property
     def free(self) -> int:
         """How many buffers `put()` can fill."""
+        ring = self._ring()
+        if self._block.is_unsure and ring is not None:
+            with ring._lock:
+                self._reclaim()
         return len(self._block.free or ())
 
     def put(self, data: "Buffer") -> int:
@@ -190,24 +195,54 @@ class SendBufferRing(_BufferGroup):
             BufferError: none is free -> queue a send, and copy its completion out.
             ValueError: `data` is empty or longer than `size`, or the group is closed.
         """
-        if self.closed:
+        ring = self._ring()
+        if ring is None or self.closed:
             raise ValueError(f"{self!r} is closed")
-        block, free = self._block, self._block.free or []
-        with memoryview(data).cast("B") as view:
+        block, give = self._block, lib.uring_buffers_give
+        free = [] if block.free is None else block.free
+        with ring._lock, memoryview(data).cast("B") as view:
             length = len(view)
             if not 1 <= length <= block.size:
                 raise ValueError(f"one buffer takes 1 to {block.size} bytes, not {length}")
-            try:
-                bid = free.pop()
-            except IndexError:
-                raise BufferError(
-                    f"all {block.count} buffers are waiting to be sent: queue a send and copy its"
-                    " completion out"
-                ) from None
-            block.part(bid)[:length] = view
-        block.lengths[bid] = length
-        lib.uring_buffers_give(block.shim, bid, length)
-        return len(free)
+            while True:
+                if not free:
+                    self._reclaim()
+                bid = free[-1] if free else -1
+                if bid < 0:
+                    raise BufferError(
+                        f"all {block.count} buffers are waiting to be sent: queue a send and copy"
+                        " its completion out"
+                    )
+                part, shim = block.part(bid)[:length], block.shim
+                # From here no call but the last, or Ctrl-C could lose the buffer.
+                if free and free[-1] == bid:
+                    part[:] = view
+                    block.lengths[bid] = length
+                    del free[-1]
+                    block.given[bid] = block.turn
+                    block.turn += 1
+                    give(shim, bid, length)
+                    return len(free)
+
+    def _reclaim(self) -> None:
+        """
+        Take back the buffers of which no completion tells.
+
+        A bundle that fails has taken several, and its completion names the first. The ring's lock
+        is held, so that nothing is put meanwhile.
+        """
+        block, ring = self._block, self._ring()
+        given = list(block.given.items())
+        try:
+            waiting = block.waiting(ring._group_head(self.bgid))
+        except UringError:  # closed; or a kernel before 6.8, or the owner's to ask
+            return
+        if ring._is_taking_from(self):  # asked last: what is submitted from here on takes others
+            return
+        block.is_unsure = False
+        for bid, turn in given:
+            if bid not in waiting:
+                block.take_back(bid, turn)
 
 
 _MSG_WAITALL: Final = 0x100
