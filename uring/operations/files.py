@@ -11,6 +11,7 @@ from uring._memory import BYTES, address_of, lend
 from uring.file_flags import SyncFileRangeFlags
 from uring.flags import FsyncFlags, Opcode
 from uring.operations._base import (
+    SELECT,
     Operation,
     all_lent,
     encode_lent,
@@ -21,7 +22,7 @@ from uring.operations._base import (
     stream,
 )
 from uring.operations._groups import Selecting, lease_of
-from uring.sqe import FileLike, Fixed
+from uring.sqe import NO_FLAGS, FileLike, Fixed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,13 +49,13 @@ def _encoder(opcode: int, *, writable: bool) -> Callable[[Any], tuple[bytes, obj
     opcode = int(opcode)
 
     def _encode(self: Any) -> tuple[bytes, object]:
-        fd, offset = self._fd, self._offset
+        fd, offset, flags = self._fd, self._offset, self._flags
         if type(fd) is int and type(offset) is int:
             try:
                 pin = lend(BYTES, self._buffer, writable)
-                return pack_lent(
+                record = pack_lent(
                     opcode,
-                    self._flags,
+                    flags,
                     self._ioprio,
                     fd,
                     offset,
@@ -62,7 +63,9 @@ def _encoder(opcode: int, *, writable: bool) -> Callable[[Any], tuple[bytes, obj
                     len(pin),
                     self._rw_flags,
                     self._personality,
-                ), pin
+                )
+                if flags is NO_FLAGS or not record[1] & SELECT:
+                    return record, pin
             except (struct.error, TypeError, ValueError, BufferError):
                 pass  # told apart below, as is what is rare
         off = position(offset)
