@@ -146,6 +146,7 @@ WITH_FD: Final[dict[type[uring.Operation], Callable[[Any, SQEFlags], uring.Opera
     uring.Send: lambda fd, flags: uring.Send(fd, BUFFER, 3, flags=flags),
     uring.Shutdown: lambda fd, flags: uring.Shutdown(fd, 1, flags=flags),
     uring.SyncFileRange: lambda fd, flags: uring.SyncFileRange(fd, length=9, flags=flags),
+    uring.BlockDiscard: lambda fd, flags: uring.BlockDiscard(fd, length=9, flags=flags),
     uring.UringCmd: lambda fd, flags: uring.UringCmd(fd, cmd_op=3, flags=flags),
     uring.UringCmd128: lambda fd, flags: uring.UringCmd128(fd, cmd_op=3, flags=flags),
     uring.UringCmdMultishot: lambda fd, flags: uring.UringCmdMultishot(

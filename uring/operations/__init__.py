@@ -5,7 +5,7 @@ The operations, a file per family: files, paths, sockets, polling, timeouts, con
 """
 
 from uring.operations._base import Operation
-from uring.operations.commands import UringCmd, UringCmd128, UringCmdMultishot
+from uring.operations.commands import BlockDiscard, UringCmd, UringCmd128, UringCmdMultishot
 from uring.operations.control import (
     AsyncCancel,
     AsyncCancelAny,
@@ -114,6 +114,7 @@ __all__ = [
     "AsyncCancelFd",
     "AsyncCancelOp",
     "Bind",
+    "BlockDiscard",
     "Close",
     "Connect",
     "EpollCtl",
