@@ -5,6 +5,7 @@ The operations, a file per family: files, paths, sockets, polling, timeouts, con
 """
 
 from uring.operations._base import Operation
+from uring.operations._integrity import ProtectionInfo
 from uring.operations.commands import BlockDiscard, UringCmd, UringCmd128, UringCmdMultishot
 from uring.operations.control import (
     AsyncCancel,
@@ -155,6 +156,7 @@ __all__ = [
     "PollMultishot",
     "PollRemove",
     "PollUpdate",
+    "ProtectionInfo",
     "ProvideBuffers",
     "Read",
     "ReadFixed",

@@ -22,6 +22,7 @@ from uring.operations._base import (
     stream,
 )
 from uring.operations._groups import Selecting, lease_of
+from uring.operations._integrity import ProtectionInfo, with_protection
 from uring.sqe import NO_FLAGS, FileLike, Fixed
 
 if TYPE_CHECKING:
@@ -152,11 +153,12 @@ class Readv(Operation):
         offset: where to read, in bytes; -1 uses and moves the file's position.
         rw_flags: RWF_* flags, as os.preadv has them.
         ioprio: I/O priority, as ioprio_set(2) has it; 0 is the thread's own.
+        pi: `ProtectionInfo`, on devices that have it. `Read` has no such field, to stay fast.
 
-    Lifetime: every buffer is pinned until the completion.
+    Lifetime: every buffer is pinned until the completion, that of `pi` as well.
     Completion: res is the number of bytes read in all, 0 at the end of the file.
 
-    Kernel: 5.1. liburing: io_uring_prep_readv2(3).
+    Kernel: 5.1; pi 6.14. liburing: io_uring_prep_readv2(3).
     """
 
     opcode = Opcode.READV
@@ -166,6 +168,7 @@ class Readv(Operation):
     offset: int = 0
     rw_flags: int = attrs.field(default=0, kw_only=True)
     ioprio: int = attrs.field(default=0, kw_only=True)
+    pi: ProtectionInfo | None = attrs.field(default=None, kw_only=True)
 
     def _encode(self) -> tuple[bytes, object]:
         return _encode_vector(self, write=True)
@@ -184,11 +187,12 @@ class Writev(Operation):
         ioprio: I/O priority, as ioprio_set(2) has it; 0 is the thread's own.
         write_stream: where a block device with several write streams (FDP) puts the data, from 1;
             0 is its default. Others take no notice. `Write` has no such field, to stay fast.
+        pi: `ProtectionInfo`, on devices that have it. `Write` has no such field, to stay fast.
 
-    Lifetime: every buffer is pinned until the completion.
+    Lifetime: every buffer is pinned until the completion, that of `pi` as well.
     Completion: res is the number of bytes written in all.
 
-    Kernel: 5.1; write_stream 6.16. liburing: io_uring_prep_writev2(3).
+    Kernel: 5.1; pi 6.14; write_stream 6.16. liburing: io_uring_prep_writev2(3).
     """
 
     opcode = Opcode.WRITEV
@@ -199,6 +203,7 @@ class Writev(Operation):
     rw_flags: int = attrs.field(default=0, kw_only=True)
     ioprio: int = attrs.field(default=0, kw_only=True)
     write_stream: int = attrs.field(default=0, kw_only=True)
+    pi: ProtectionInfo | None = attrs.field(default=None, kw_only=True)
 
     def _encode(self) -> tuple[bytes, object]:
         return _encode_vector(self, write=False, write_stream=self.write_stream)
@@ -208,7 +213,8 @@ def _encode_vector(self: Any, *, write: bool, write_stream: int = 0) -> tuple[by
     pins, address, count = _memory.iovecs(self._buffers, write=write)
     off, splice_fd_in = position(self._offset), stream(write_stream)
     options = self._rw_flags, self._ioprio, 0, splice_fd_in
-    return self._pack(self._fd, off, address, count, *options), pins
+    encoded = self._pack(self._fd, off, address, count, *options), pins
+    return encoded if self._pi is None else with_protection(encoded, self._pi, write=write)
 
 
 class _Selects(Selecting):
