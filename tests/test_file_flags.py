@@ -25,6 +25,7 @@ LAYOUTS: Final[dict[str, Any]] = json.loads(
 PREFIXES: Final[dict[str, Any]] = {
     "AT_": file_flags.AtFlags,
     "FALLOC_FL_": file_flags.FallocateFlags,
+    "IO_INTEGRITY_": file_flags.IntegrityFlags,
     "MADV_": file_flags.MadviseAdvice,
     "RENAME_": file_flags.RenameFlags,
     "RESOLVE_": file_flags.ResolveFlags,

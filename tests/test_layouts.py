@@ -275,6 +275,7 @@ RECORDS: Final[list[tuple[str, Packed | InC | Marks]]] = [
         ),
     ),
     ("open_how", Packed(_file_memory.OPEN_HOW, "flags mode resolve")),
+    ("io_uring_attr_pi", Packed(_structures.ATTR_PI, "flags app_tag len addr seed rsvd")),
     ("futex_waitv", Packed(_structures._WAITV, "val uaddr flags __reserved")),
 ]
 
@@ -292,7 +293,6 @@ PARTS: Final = {
 _OF_THE_CALLER: Final = "entries of a zero-copy receive are read by the caller, not by the package"
 NOT_USED: Final = {
     "io_timespec": "the same as __kernel_timespec, under the name that liburing's header has",
-    "io_uring_attr_pi": "no operation has attributes",
     "io_uring_bpf_ctx": "what a filter program is given; it runs in the kernel",
     "io_uring_mock_create": "a file for the kernel's own tests",
     "io_uring_mock_probe": "a file for the kernel's own tests",

@@ -146,6 +146,7 @@ WITH_FD: Final[dict[type[uring.Operation], Callable[[Any, SQEFlags], uring.Opera
     uring.Send: lambda fd, flags: uring.Send(fd, BUFFER, 3, flags=flags),
     uring.Shutdown: lambda fd, flags: uring.Shutdown(fd, 1, flags=flags),
     uring.SyncFileRange: lambda fd, flags: uring.SyncFileRange(fd, length=9, flags=flags),
+    uring.BlockDiscard: lambda fd, flags: uring.BlockDiscard(fd, length=9, flags=flags),
     uring.UringCmd: lambda fd, flags: uring.UringCmd(fd, cmd_op=3, flags=flags),
     uring.UringCmd128: lambda fd, flags: uring.UringCmd128(fd, cmd_op=3, flags=flags),
     uring.UringCmdMultishot: lambda fd, flags: uring.UringCmdMultishot(
@@ -276,7 +277,11 @@ ALL: Final = {
     for kind in map(vars(uring).get, uring.__all__)
     if isinstance(kind, type) and issubclass(kind, uring.Operation) and kind is not uring.Operation
 }
-FLAGS: Final = [SQEFlags(0), *SQEFlags, SQEFlags.ASYNC | SQEFlags.IO_LINK | SQEFlags.IO_DRAIN]
+FLAGS: Final = [
+    SQEFlags(0),
+    *[flag for flag in SQEFlags if flag is not SQEFlags.BUFFER_SELECT],
+    SQEFlags.ASYNC | SQEFlags.IO_LINK | SQEFlags.IO_DRAIN,
+]
 
 
 def named(kind: object) -> str:
@@ -313,6 +318,36 @@ def test_operation_fixed_file_sets_its_bit_and_nothing_else(
     assert fields(make(uring.Fixed(9), flags)) == plain | {
         "flags": plain["flags"] | SQEFlags.FIXED_FILE
     }
+
+
+@pytest.mark.parametrize("flags", [SQEFlags.BUFFER_SELECT, SQEFlags.BUFFER_SELECT | 0x14, 0x20])
+@pytest.mark.parametrize("kind", sorted(ALL, key=named), ids=named)
+def test_operation_takes_a_buffer_from_a_group_that_it_names_or_from_none(
+    kind: type[uring.Operation], flags: SQEFlags
+) -> None:
+    """BUFFER_SELECT raises ValueError, but where there is a group: there it is set anyway."""
+    make = WITHOUT_FD.get(kind) or (lambda flags: WITH_FD[kind](9, flags))
+    op = make(flags)
+    if "group" in attrs.fields_dict(kind):
+        assert fields(op) == fields(make(SQEFlags(0))) | {"flags": flags}
+        return
+    with pytest.raises(ValueError, match=rf"{kind.__name__} has no group .* BUFFER_SELECT"):
+        op.sqe()
+    with pytest.raises(ValueError, match="BUFFER_SELECT"):
+        uring.Batch([op])
+
+
+def test_recv_with_buffer_select_takes_nothing_from_a_group(
+    ring: uring.Ring, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """A Recv cannot drain group 0 behind its back, and the ring is as it was."""
+    left, right = pair
+    buffers = ring.register_buffer_ring(2, 16, bgid=0)
+    with pytest.raises(ValueError, match="use an operation with a group"):
+        ring.queue(uring.Recv(left, bytearray(4), flags=SQEFlags.BUFFER_SELECT))
+    assert (ring.sq_ready(), ring.in_flight, buffers.inside) == (0, 0, 2)
+    right.send(b"data")
+    assert bytes(one(ring, uring.RecvSelect(left, buffers)).result()) == b"data"
 
 
 @pytest.mark.parametrize("fd", [True, None, "9", 9.0, b"9", Wrapper("9")], ids=repr)
@@ -464,7 +499,8 @@ def test_nop_with_unknown_personality_or_flag_fails(ring: uring.Ring) -> None:
     """An unregistered personality and a reserved flag are EINVAL; BUFFER_SELECT is EOPNOTSUPP."""
     fails(ring, uring.Nop(personality=77), errno.EINVAL)
     fails(ring, uring.Nop(flags=SQEFlags(128)), errno.EINVAL)
-    fails(ring, uring.Nop(flags=SQEFlags.BUFFER_SELECT), errno.EOPNOTSUPP)
+    selecting = uring.SQE(uring.Opcode.NOP, SQEFlags.BUFFER_SELECT, user_data=1)
+    assert one(ring, selecting).res == -errno.EOPNOTSUPP
 
 
 def test_sqe_with_a_bad_opcode_fails_alone(ring: uring.Ring) -> None:

@@ -7,6 +7,7 @@ import socket
 import struct
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import attrs
@@ -56,6 +57,7 @@ def big_ring(ring: uring.Ring) -> Iterator[uring.Ring]:
 
 MSG: Final = 40
 CMD: Final = 46
+DISCARD: Final = 0x1200  # _IO(0x12, 0), where _IOC_NONE is 0, as on x86 and ARM
 CANCEL: Final = 14
 POLL_ADD: Final = 6
 
@@ -164,6 +166,14 @@ VECTORS: Final[list[tuple[uring.Operation, dict[str, int]]]] = [
     ),
     (uring.UringCmd128(9, cmd_op=3), {"opcode": 64, "fd": 9, "off": 3}),
     (
+        uring.BlockDiscard(9, offset=4096, length=512),
+        {"opcode": CMD, "fd": 9, "off": DISCARD, "addr": 4096, "addr3": 512},
+    ),
+    (
+        uring.BlockDiscard(9, length=2**64 - 1),
+        {"opcode": CMD, "fd": 9, "off": DISCARD, "addr3": 2**64 - 1},
+    ),
+    (
         uring.UringCmdMultishot(9, cmd_op=3, group=7),
         {
             "opcode": CMD,
@@ -257,6 +267,9 @@ WRONG: Final[list[tuple[uring.Operation, str]]] = [
         "UringCmdMultishot",
     ),
     (uring.UringCmd(1, cmd_op=1, uring_cmd_flags="x"), "uring_cmd_flags"),  # type: ignore[arg-type]  # wrong on purpose
+    (uring.BlockDiscard(1, length=2**64), "length must be in"),
+    (uring.BlockDiscard(1, offset=-1, length=1), "offset must be in"),
+    (uring.BlockDiscard(1, length="x"), "length must be an"),  # type: ignore[arg-type]  # wrong on purpose
     (uring.UringCmdMultishot(1, cmd_op=1, group="x"), "a buffer group is"),  # type: ignore[arg-type]  # wrong on purpose
 ]
 
@@ -670,6 +683,18 @@ def test_uring_cmd_on_any_ring_reaches_the_driver(drive: Any, flags: SetupFlags)
         uring.UringCmd(null, cmd_op=1, uring_cmd_flags=uring.UringCmdFlags(4)), errno.EINVAL
     )
     os.close(null)
+
+
+def test_block_discard_reaches_the_driver(drive: Any, tmp_path: Path) -> None:
+    """/dev/null takes any command; a file is no block device, and a closed number is EBADF."""
+    null = os.open(os.devnull, os.O_RDWR)
+    assert drive.result(uring.BlockDiscard(null, length=512)) == 0
+    drive.ring.register_files([null])
+    assert drive.result(uring.BlockDiscard(uring.Fixed(0), offset=512, length=512)) == 0
+    os.close(null)
+    with (tmp_path / "file").open("wb") as file:
+        drive.fails(uring.BlockDiscard(file, length=512), errno.EOPNOTSUPP)
+    drive.fails(uring.BlockDiscard(9999, length=512), errno.EBADF)
 
 
 def test_uring_cmd_multishot_reaches_the_driver(drive: Any, pipe: Pipe) -> None:

@@ -5,6 +5,7 @@ import gc
 import os
 import signal
 import struct
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -59,6 +60,15 @@ def test_waitid_encodes_what_the_header_says(idtype: int, number: int) -> None:
     } | ({"len": number} if number else {})
 
 
+@pytest.mark.parametrize("option", [0x1, 0x2, 0x4, 0x8, 0x1000000, 0x20000000, 0x40000000, 2**31])
+def test_waitid_encodes_each_option(option: int) -> None:
+    """All options of linux/wait.h fit, also __WCLONE, the highest bit, and change nothing else."""
+    encoded = Waitid(os.P_PID, 77, option)._encode()[0]
+    assert encoded[44:48] == option.to_bytes(4, sys.byteorder)
+    other = Waitid(os.P_PID, 77, 0)._encode()[0]
+    assert encoded[:8] + encoded[16:44] + encoded[48:] == other[:8] + other[16:44] + other[48:]
+
+
 def test_waitid_reads_the_layout_of_the_header() -> None:
     """Signal, errno and code come first; behind them, aligned to a pointer, pid, uid and status."""
     room = _structures.ChildInfo()
@@ -75,7 +85,8 @@ def test_waitid_reads_the_layout_of_the_header() -> None:
         (Waitid(1, 2**31, 4), "id must be in"),
         (Waitid(1, uring.Fixed(1), 4), "id must be an integer"),  # type: ignore[arg-type]  # wrong on purpose
         (Waitid(1, True, 4), "id must be an integer"),  # noqa: FBT003 - wrong on purpose
-        (Waitid(1, 1, 2**31), "options must be in"),
+        (Waitid(1, 1, 2**32), "options must be in"),
+        (Waitid(1, 1, -1), "options must be in"),
         (Waitid(1, 1, "x"), "options must be an integer"),  # type: ignore[arg-type]  # wrong on purpose
     ],
     ids=lambda value: repr(value)[:60],
@@ -156,6 +167,7 @@ def test_waitid_fails_as_the_os_does(drive: Any) -> None:
     drive.fails(Waitid(os.P_PID, 1, os.WEXITED), errno.ECHILD)
     drive.fails(Waitid(os.P_PID, 1, 0), errno.EINVAL)
     drive.fails(Waitid(os.P_PID, 1, os.WEXITED | 0x100), errno.EINVAL)
+    drive.fails(Waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | 2**31), errno.ECHILD)  # __WCLONE
     drive.fails(Waitid(9, 1, os.WEXITED), errno.EINVAL)
     drive.fails(Waitid(os.P_PID, 0, os.WEXITED), errno.EINVAL)
 

@@ -1,10 +1,11 @@
 """
 Small structures that the kernel reads or writes beside the caller's buffers.
 
-Epoll events, futex words and those who wait for them, what became of a child, arrays of
-descriptors. All are built with the functions of `_memory`, which says what a pin is. A class here
-is a room: memory that the kernel writes and `decode()` reads; it belongs to one operation in
-flight. Sources: linux/eventpoll.h, linux/futex.h, asm-generic/siginfo.h.
+Epoll events, futex words and those who wait for them, what became of a child, protection
+information, arrays of descriptors. All are built with the functions of `_memory`, which says what a
+pin is. A class here is a room: memory that the kernel writes and `decode()` reads; it belongs to
+one operation in flight. Sources: linux/eventpoll.h, linux/futex.h, linux/io_uring.h,
+asm-generic/siginfo.h.
 """
 
 import os
@@ -114,6 +115,21 @@ class ChildInfo:
         encoded = _memory.bytes_of(self._memory, 0, _SIGINFO.size)
         signo, _, code, pid, uid, status = _SIGINFO.unpack(encoded)
         return pid, uid, signo, status, code
+
+
+# ---- protection information ----
+
+ATTR_PI: Final = struct.Struct("=HHIQQQ")  # struct io_uring_attr_pi
+
+
+def protection(
+    buffer: "Buffer", numbers: tuple[int, int, int], *, write: bool
+) -> tuple[object, int]:
+    """Pin a struct io_uring_attr_pi over a buffer, of (flags, app_tag, seed): (pins, address)."""
+    flags, app_tag, seed = numbers
+    data, place, length = (_memory.writable if write else _memory.readable)(buffer)
+    pin, address, _ = _memory.readable(ATTR_PI.pack(flags, app_tag, length, place, seed, 0))
+    return (pin, data), address
 
 
 # ---- arrays of descriptors ----

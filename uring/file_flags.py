@@ -33,6 +33,14 @@ class FallocateFlags(_Bits):
     WRITE_ZEROES = 0x80, "6.17"
 
 
+class IntegrityFlags(_Bits):
+    """IO_INTEGRITY_CHK_*: which fields of protection information a device checks."""
+
+    CHK_GUARD = 0x1, "6.14"
+    CHK_REFTAG = 0x2, "6.14"
+    CHK_APPTAG = 0x4, "6.14"
+
+
 class MadviseAdvice(_Number):
     """
     MADV_*: what `Madvise` says about memory.

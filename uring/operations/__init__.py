@@ -5,7 +5,8 @@ The operations, a file per family: files, paths, sockets, polling, timeouts, con
 """
 
 from uring.operations._base import Operation
-from uring.operations.commands import UringCmd, UringCmd128, UringCmdMultishot
+from uring.operations._integrity import ProtectionInfo
+from uring.operations.commands import BlockDiscard, UringCmd, UringCmd128, UringCmdMultishot
 from uring.operations.control import (
     AsyncCancel,
     AsyncCancelAny,
@@ -115,6 +116,7 @@ __all__ = [
     "AsyncCancelFd",
     "AsyncCancelOp",
     "Bind",
+    "BlockDiscard",
     "Close",
     "Connect",
     "EpollCtl",
@@ -155,6 +157,7 @@ __all__ = [
     "PollMultishot",
     "PollRemove",
     "PollUpdate",
+    "ProtectionInfo",
     "ProvideBuffers",
     "Read",
     "ReadFixed",

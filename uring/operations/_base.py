@@ -9,7 +9,7 @@ completion means. Everything else is here, once.
 import struct
 import sys
 from collections.abc import Iterable
-from typing import Any, ClassVar, Final, Literal, TypeVar, dataclass_transform
+from typing import Any, ClassVar, Final, Literal, NoReturn, TypeVar, dataclass_transform
 
 import attrs
 
@@ -125,6 +125,7 @@ class Operation(Queueable):
     Args:
         user_data: the 64-bit number that its completions carry; None lets the ring draw one.
         flags: `SQEFlags`, such as ASYNC or CQE_SKIP_SUCCESS; `linked()` and its like add to them.
+            Not BUFFER_SELECT, which follows from a `group`.
         personality: registered credentials to run under, 0..65535; 0 means the caller's own.
     """
 
@@ -186,7 +187,7 @@ class Operation(Queueable):
             if fixed:
                 flags = int(flags) | fixed
         try:
-            return record_pack(
+            record = record_pack(
                 self.opcode,
                 flags,
                 ioprio,
@@ -210,6 +211,26 @@ class Operation(Queueable):
             except (TypeError, ValueError) as error:
                 raise type(error)(f"{self!r}: {error}") from None
             raise
+        if flags is not NO_FLAGS and record[1] & SELECT and not sqe_flags & SELECT:
+            refuse_selecting(self)
+        return record
+
+
+SELECT: Final = int(SQEFlags.BUFFER_SELECT)
+
+
+def refuse_selecting(op: Operation) -> NoReturn:
+    """
+    Refuse BUFFER_SELECT, which makes another operation of one that has no group.
+
+    The kernel would leave the operation's own buffer alone, and take one from the group whose
+    number the record happens to have; nobody would give that back. Looked for in the record, and
+    only when there are flags: there it is cheap.
+    """
+    raise ValueError(
+        f"{type(op).__name__} has no group of provided buffers, so flags must not have"
+        " BUFFER_SELECT: use an operation with a group, such as ReadSelect or RecvSelect"
+    )
 
 
 def integer(name: str, number: object, lowest: int, highest: int) -> int:
@@ -283,7 +304,7 @@ def encode_lent(
             if fixed:
                 flags = int(flags) | fixed
         pin = lend(BYTES, buffer, writable)
-        return pack_lent(
+        record = pack_lent(
             opcode,
             flags,
             ioprio,
@@ -293,8 +314,11 @@ def encode_lent(
             len(pin),
             op_flags,
             op._personality,
-        ), pin
+        )
     except (struct.error, TypeError, ValueError, BufferError):  # what is wrong is told apart below
         pin, address, length = (_memory.writable if writable else _memory.readable)(buffer)
         fields = {"off": off, "addr": address, "len": length, "op_flags": op_flags}
         return op._pack(op._fd, **fields, ioprio=ioprio), pin
+    if flags is not NO_FLAGS and record[1] & SELECT:
+        refuse_selecting(op)
+    return record, pin

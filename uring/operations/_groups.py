@@ -1,14 +1,11 @@
 """Operations on a buffer that the kernel takes from a group of provided buffers."""
 
 import socket
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Literal
 
 from uring._leases import Lease
-from uring.flags import SQEFlags
-from uring.operations._base import Operation, operation, with_care
+from uring.operations._base import SELECT, Operation, operation, with_care
 from uring.sqe import FileLike, Group, buffer_group
-
-_SELECT: Final = int(SQEFlags.BUFFER_SELECT)
 
 
 class GroupPin:
@@ -48,7 +45,7 @@ class Selecting(Operation):
     def _select(self, memory: object = None, **fields: Any) -> tuple[bytes, object]:
         """Encode it, and pin the group and what memory is lent besides."""
         group = self.group
-        encoded = self._pack(self.fd, buf_index=buffer_group(group), sqe_flags=_SELECT, **fields)
+        encoded = self._pack(self.fd, buf_index=buffer_group(group), sqe_flags=SELECT, **fields)
         if memory is not None:
             return encoded, GroupPin(group, memory)
         return encoded, None if isinstance(group, int) else group

@@ -1,5 +1,6 @@
 """Commands that a driver gives its own meaning, as ioctl(2) does."""
 
+import os
 from typing import Any, Final, Literal
 
 import attrs
@@ -7,14 +8,18 @@ import attrs
 from uring._leases import Lease
 from uring.flags import Opcode, SQEFlags, UringCmdFlags
 from uring.operations._base import Operation, integer, operation, with_care
-from uring.sqe import UINT32_MAX, FileLike, Group, buffer_group
+from uring.sqe import UINT32_MAX, UINT64_MAX, FileLike, Group, buffer_group
 
-__all__ = ["UringCmd", "UringCmd128", "UringCmdMultishot"]
+__all__ = ["BlockDiscard", "UringCmd", "UringCmd128", "UringCmdMultishot"]
 
 # Where the command's own bytes start in the record, and how many there are in one of either size.
 _CMD_AT: Final = 48
 _CMD_MAX: Final = 16
 _CMD128_MAX: Final = 80
+
+# BLOCK_URING_CMD_DISCARD in linux/blkdev.h is _IO(0x12, 0), which has one bit more in these ports.
+_HAS_IOC_NONE: Final = os.uname().machine.startswith(("alpha", "mips", "ppc", "sparc"))
+_DISCARD: Final = 0x20001200 if _HAS_IOC_NONE else 0x1200
 
 
 @operation
@@ -150,3 +155,35 @@ class UringCmdMultishot(_Command):
 
     def _result(self, res: int, memory: object, _flags: int) -> object:
         return memory if isinstance(memory, Lease) else res
+
+
+@operation
+class BlockDiscard(Operation):
+    """
+    Tell a block device that a part of it is not needed. Equivalent: ioctl(2) with BLKDISCARD.
+
+    What was there is lost: it may read as zeros, as before, or as anything. Nothing is guaranteed
+    about reads and writes of the same part that are in flight meanwhile.
+
+    Args:
+        fd: the block device, open for writing.
+        offset: where the part begins, in bytes; a multiple of the device's logical block.
+        length: how long it is, in bytes; such a multiple, too, and at least one.
+
+    Completion: res is 0. EINVAL for a part that is not of whole blocks, or not inside the device;
+        EBADF when it is not open for writing; EOPNOTSUPP on what is no block device, or does not
+        discard.
+
+    Kernel: 5.19; discards 6.12. liburing: io_uring_prep_cmd_discard(3).
+    """
+
+    opcode = Opcode.URING_CMD
+
+    fd: FileLike
+    offset: int = attrs.field(default=0, kw_only=True)
+    length: int = attrs.field(kw_only=True)
+
+    def _encode(self) -> tuple[bytes, object]:
+        offset = integer("offset", self.offset, 0, UINT64_MAX)
+        length = integer("length", self.length, 0, UINT64_MAX)
+        return self._pack(self.fd, off=_DISCARD, addr=offset, addr3=length), None

@@ -11,6 +11,7 @@ from uring._memory import BYTES, address_of, lend
 from uring.file_flags import SyncFileRangeFlags
 from uring.flags import FsyncFlags, Opcode
 from uring.operations._base import (
+    SELECT,
     Operation,
     all_lent,
     encode_lent,
@@ -21,7 +22,8 @@ from uring.operations._base import (
     stream,
 )
 from uring.operations._groups import Selecting, lease_of
-from uring.sqe import FileLike, Fixed
+from uring.operations._integrity import ProtectionInfo, with_protection
+from uring.sqe import NO_FLAGS, FileLike, Fixed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,13 +50,13 @@ def _encoder(opcode: int, *, writable: bool) -> Callable[[Any], tuple[bytes, obj
     opcode = int(opcode)
 
     def _encode(self: Any) -> tuple[bytes, object]:
-        fd, offset = self._fd, self._offset
+        fd, offset, flags = self._fd, self._offset, self._flags
         if type(fd) is int and type(offset) is int:
             try:
                 pin = lend(BYTES, self._buffer, writable)
-                return pack_lent(
+                record = pack_lent(
                     opcode,
-                    self._flags,
+                    flags,
                     self._ioprio,
                     fd,
                     offset,
@@ -62,7 +64,9 @@ def _encoder(opcode: int, *, writable: bool) -> Callable[[Any], tuple[bytes, obj
                     len(pin),
                     self._rw_flags,
                     self._personality,
-                ), pin
+                )
+                if flags is NO_FLAGS or not record[1] & SELECT:
+                    return record, pin
             except (struct.error, TypeError, ValueError, BufferError):
                 pass  # told apart below, as is what is rare
         off = position(offset)
@@ -149,11 +153,12 @@ class Readv(Operation):
         offset: where to read, in bytes; -1 uses and moves the file's position.
         rw_flags: RWF_* flags, as os.preadv has them.
         ioprio: I/O priority, as ioprio_set(2) has it; 0 is the thread's own.
+        pi: `ProtectionInfo`, on devices that have it. `Read` has no such field, to stay fast.
 
-    Lifetime: every buffer is pinned until the completion.
+    Lifetime: every buffer is pinned until the completion, that of `pi` as well.
     Completion: res is the number of bytes read in all, 0 at the end of the file.
 
-    Kernel: 5.1. liburing: io_uring_prep_readv2(3).
+    Kernel: 5.1; pi 6.14. liburing: io_uring_prep_readv2(3).
     """
 
     opcode = Opcode.READV
@@ -163,6 +168,7 @@ class Readv(Operation):
     offset: int = 0
     rw_flags: int = attrs.field(default=0, kw_only=True)
     ioprio: int = attrs.field(default=0, kw_only=True)
+    pi: ProtectionInfo | None = attrs.field(default=None, kw_only=True)
 
     def _encode(self) -> tuple[bytes, object]:
         return _encode_vector(self, write=True)
@@ -181,11 +187,12 @@ class Writev(Operation):
         ioprio: I/O priority, as ioprio_set(2) has it; 0 is the thread's own.
         write_stream: where a block device with several write streams (FDP) puts the data, from 1;
             0 is its default. Others take no notice. `Write` has no such field, to stay fast.
+        pi: `ProtectionInfo`, on devices that have it. `Write` has no such field, to stay fast.
 
-    Lifetime: every buffer is pinned until the completion.
+    Lifetime: every buffer is pinned until the completion, that of `pi` as well.
     Completion: res is the number of bytes written in all.
 
-    Kernel: 5.1; write_stream 6.16. liburing: io_uring_prep_writev2(3).
+    Kernel: 5.1; pi 6.14; write_stream 6.16. liburing: io_uring_prep_writev2(3).
     """
 
     opcode = Opcode.WRITEV
@@ -196,6 +203,7 @@ class Writev(Operation):
     rw_flags: int = attrs.field(default=0, kw_only=True)
     ioprio: int = attrs.field(default=0, kw_only=True)
     write_stream: int = attrs.field(default=0, kw_only=True)
+    pi: ProtectionInfo | None = attrs.field(default=None, kw_only=True)
 
     def _encode(self) -> tuple[bytes, object]:
         return _encode_vector(self, write=False, write_stream=self.write_stream)
@@ -205,7 +213,8 @@ def _encode_vector(self: Any, *, write: bool, write_stream: int = 0) -> tuple[by
     pins, address, count = _memory.iovecs(self._buffers, write=write)
     off, splice_fd_in = position(self._offset), stream(write_stream)
     options = self._rw_flags, self._ioprio, 0, splice_fd_in
-    return self._pack(self._fd, off, address, count, *options), pins
+    encoded = self._pack(self._fd, off, address, count, *options), pins
+    return encoded if self._pi is None else with_protection(encoded, self._pi, write=write)
 
 
 class _Selects(Selecting):

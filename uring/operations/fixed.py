@@ -7,6 +7,7 @@ import attrs
 from uring import _memory
 from uring.flags import Opcode
 from uring.operations._base import Operation, all_lent, lent, operation, position, stream
+from uring.operations._integrity import ProtectionInfo, with_protection
 from uring.sqe import FileLike
 
 if TYPE_CHECKING:
@@ -19,12 +20,14 @@ __all__ = ["ReadFixed", "ReadvFixed", "WriteFixed", "WritevFixed"]
 
 def _encode_part(self: Any, *, write: bool, write_stream: int = 0) -> tuple[bytes, object]:
     part = _memory.fixed_part(self._buffer, self._buf_index, write=write)
-    return _encode(self, *part, write_stream)
+    encoded = _encode(self, *part, write_stream)
+    return encoded if self._pi is None else with_protection(encoded, self._pi, write=write)
 
 
 def _encode_parts(self: Any, *, write: bool, write_stream: int = 0) -> tuple[bytes, object]:
     parts = _memory.fixed_iovecs(self._buffers, self._buf_index, write=write)
-    return _encode(self, *parts, write_stream)
+    encoded = _encode(self, *parts, write_stream)
+    return encoded if self._pi is None else with_protection(encoded, self._pi, write=write)
 
 
 def _encode(
@@ -58,13 +61,14 @@ class ReadFixed(Operation):
         buf_index: which registered buffer the memory is in; None when it is a `FixedBuffer`.
         rw_flags: RWF_* flags, as os.preadv has them.
         ioprio: I/O priority, as ioprio_set(2) has it; 0 is the thread's own.
+        pi: `ProtectionInfo`, on devices that have it.
 
-    Lifetime: the memory is pinned until the completion.
+    Lifetime: the memory is pinned until the completion, that of `pi` as well.
     Completion: res is the number of bytes read, 0 at the end of the file.
     Raises: from `CQE.result()`, OSError with EFAULT when the memory is not in that buffer, or there
         is no such buffer.
 
-    Kernel: 5.1. liburing: io_uring_prep_read_fixed(3).
+    Kernel: 5.1; pi 6.14. liburing: io_uring_prep_read_fixed(3).
     """
 
     opcode = Opcode.READ_FIXED
@@ -75,6 +79,7 @@ class ReadFixed(Operation):
     buf_index: int | None = attrs.field(default=None, kw_only=True)
     rw_flags: int = attrs.field(default=0, kw_only=True)
     ioprio: int = attrs.field(default=0, kw_only=True)
+    pi: ProtectionInfo | None = attrs.field(default=None, kw_only=True)
 
     def _encode(self) -> tuple[bytes, object]:
         return _encode_part(self, write=True)
@@ -97,14 +102,15 @@ class WriteFixed(Operation):
         ioprio: I/O priority, as ioprio_set(2) has it; 0 is the thread's own.
         write_stream: where a block device with several write streams (FDP) puts the data, from 1;
             0 is its default. Others take no notice.
+        pi: `ProtectionInfo`, on devices that have it.
 
-    Lifetime: the memory is pinned until the completion; changing its bytes before then changes
-        what is written.
+    Lifetime: the memory is pinned until the completion, that of `pi` as well; changing its bytes
+        before then changes what is written.
     Completion: res is the number of bytes written.
     Raises: from `CQE.result()`, OSError with EFAULT when the memory is not in that buffer, or there
         is no such buffer.
 
-    Kernel: 5.1; write_stream 6.16. liburing: io_uring_prep_write_fixed(3).
+    Kernel: 5.1; pi 6.14; write_stream 6.16. liburing: io_uring_prep_write_fixed(3).
     """
 
     opcode = Opcode.WRITE_FIXED
@@ -116,6 +122,7 @@ class WriteFixed(Operation):
     rw_flags: int = attrs.field(default=0, kw_only=True)
     ioprio: int = attrs.field(default=0, kw_only=True)
     write_stream: int = attrs.field(default=0, kw_only=True)
+    pi: ProtectionInfo | None = attrs.field(default=None, kw_only=True)
 
     def _encode(self) -> tuple[bytes, object]:
         return _encode_part(self, write=False, write_stream=self.write_stream)
@@ -133,8 +140,9 @@ class ReadvFixed(Operation):
         buf_index: which registered buffer that is; None when they are `FixedBuffer`s.
         rw_flags: RWF_* flags, as os.preadv has them.
         ioprio: I/O priority, as ioprio_set(2) has it; 0 is the thread's own.
+        pi: `ProtectionInfo`, on devices that have it.
 
-    Lifetime: the memory is pinned until the completion.
+    Lifetime: the memory is pinned until the completion, that of `pi` as well.
     Completion: res is the number of bytes read in all, 0 at the end of the file.
     Raises: from `CQE.result()`, OSError with EFAULT when a part is not in that buffer, or there is
         no such buffer.
@@ -150,6 +158,7 @@ class ReadvFixed(Operation):
     buf_index: int | None = attrs.field(default=None, kw_only=True)
     rw_flags: int = attrs.field(default=0, kw_only=True)
     ioprio: int = attrs.field(default=0, kw_only=True)
+    pi: ProtectionInfo | None = attrs.field(default=None, kw_only=True)
 
     def _encode(self) -> tuple[bytes, object]:
         return _encode_parts(self, write=True)
@@ -169,8 +178,9 @@ class WritevFixed(Operation):
         ioprio: I/O priority, as ioprio_set(2) has it; 0 is the thread's own.
         write_stream: where a block device with several write streams (FDP) puts the data, from 1;
             0 is its default. Others take no notice.
+        pi: `ProtectionInfo`, on devices that have it.
 
-    Lifetime: the memory is pinned until the completion.
+    Lifetime: the memory is pinned until the completion, that of `pi` as well.
     Completion: res is the number of bytes written in all.
     Raises: from `CQE.result()`, OSError with EFAULT when a part is not in that buffer, or there is
         no such buffer.
@@ -187,6 +197,7 @@ class WritevFixed(Operation):
     rw_flags: int = attrs.field(default=0, kw_only=True)
     ioprio: int = attrs.field(default=0, kw_only=True)
     write_stream: int = attrs.field(default=0, kw_only=True)
+    pi: ProtectionInfo | None = attrs.field(default=None, kw_only=True)
 
     def _encode(self) -> tuple[bytes, object]:
         return _encode_parts(self, write=False, write_stream=self.write_stream)

@@ -7,6 +7,7 @@ import attrs
 from uring import _structures
 from uring.flags import Opcode
 from uring.operations._base import Operation, integer, operation, with_care
+from uring.sqe import UINT32_MAX
 
 __all__ = ["Waitid", "WaitidResult"]
 
@@ -42,7 +43,8 @@ class Waitid(Operation):
         idtype: os.P_PID, P_PGID, P_PIDFD or P_ALL.
         id: the process, the group, or the descriptor of the child; 0 with P_ALL.
         options: os.WEXITED, WSTOPPED and WCONTINUED, at least one of them, with WNOHANG to complete
-            at once and WNOWAIT to leave the child to others.
+            at once and WNOWAIT to leave the child to others; and Linux's __WCLONE and its like,
+            as numbers.
 
     Lifetime: the room for the answer is the ring's, until the result has been read.
     Completion: res is 0; `result()` is a `WaitidResult`, or None when there was nothing to tell
@@ -64,7 +66,7 @@ class Waitid(Operation):
     def _encode(self) -> tuple[bytes, object]:
         idtype = integer("idtype", self.idtype, 0, 2**31 - 1)
         number = integer("id", self.id, 0, 2**31 - 1)
-        options = integer("options", self.options, 0, 2**31 - 1)
+        options = integer("options", self.options, 0, UINT32_MAX)
         room = _structures.ChildInfo()
         return self._pack(number, off=room.address, len=idtype, splice_fd_in=options), room
 
