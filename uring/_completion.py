@@ -85,12 +85,11 @@ class CompletionSide(Core):
         """
         Return how many completions `copy_cqes()` would give without entering the kernel.
 
-        More may be waiting there: on a full queue, or with DEFER_TASKRUN.
+        More may be waiting there: on a full queue, or with DEFER_TASKRUN. Those that open streams
+        will take count, too.
         """
         self._check_open()
         with self._lock:
-            if self._streamed:
-                return self._fetch_others()._count
             kept = self._kept
             return self._posted() + kept._count
 
@@ -124,7 +123,7 @@ class CompletionSide(Core):
         end_ns = deadline_ns(timeout)
         may_wait = wait_nr > 0 and max_nr != 0
         while (taken := self._take(max_nr)) is EMPTY and may_wait:
-            may_wait = self._wait(wait_nr, end_ns)
+            may_wait = self._wait(wait_nr, end_ns, is_for_others=True)
         return taken
 
     def copy_cqe(self, *, timeout: float | None = None) -> CQE:
@@ -166,7 +165,7 @@ class CompletionSide(Core):
         end_ns = deadline_ns(timeout)
         may_wait = True
         while (taken := self._take_one()) is None and may_wait:
-            may_wait = self._wait(1, end_ns)
+            may_wait = self._wait(1, end_ns, is_for_others=True)
         if taken is None:
             raise TimeoutError(errno.ETIMEDOUT, f"no completion came within {timeout} s")
         return taken
@@ -203,7 +202,7 @@ class CompletionSide(Core):
         Consume completions without copying them out, as after `peek_cqes()`.
 
         Args:
-            count: how many, at most `cq_ready()`.
+            count: how many, at most `cq_ready()`, without those of open streams.
 
         Raises:
             ValueError: fewer are ready; nothing was consumed.
@@ -211,7 +210,7 @@ class CompletionSide(Core):
         self._check_use()
         check_range("count", count, 0, UINT32_MAX)
         with self._lock:
-            ready = self.cq_ready()
+            ready = self._fetch_others()._count if self._streamed else self.cq_ready()
             if count > ready:
                 raise ValueError(f"{ready} completions are ready, not {count}")
             while count > 0:
@@ -416,13 +415,17 @@ class CompletionSide(Core):
             if isinstance(subject, Answer) and isinstance(subject.memory, Pledge):
                 subject.memory.settle(res)
 
-    def _wait(self, wait_nr: int, end_ns: int) -> bool:
-        """Wait without the lock: True when the CQEs came, False when the time is over."""
+    def _wait(self, wait_nr: int, end_ns: int, *, is_for_others: bool = False) -> bool:
+        """
+        Wait without the lock: True when the CQEs came, False when the time is over.
+
+        With `is_for_others` what is kept for streams does not count.
+        """
         while True:
-            kept = self._kept
-            missing = wait_nr - (
-                len(others(kept, self._streamed)) if self._streamed else kept._count
-            )
+            kept, streamed = self._kept, self._streamed
+            missing = wait_nr - kept._count
+            if is_for_others and streamed:
+                missing = wait_nr - len(others(kept, streamed))
             if missing <= 0:
                 return True
             result = lib.uring_wait(self._shim, self._had, missing, end_ns)
