@@ -364,17 +364,17 @@ def test_ring_closed_under_a_waiting_stream(pipe: tuple[int, int]) -> None:
 
 
 def test_copy_cqes_leaves_streams_alone(ring: uring.Ring, pair: Sockets) -> None:
-    """What is of an open stream is neither copied, peeked at, counted nor advanced over."""
+    """What is of an open stream is neither copied, peeked at nor advanced over, but counted."""
     with ring.register_buffer_ring(8, 4) as group:
         with ring.stream(uring.RecvMultishot(pair[0], group)) as stream:
             pair[1].sendall(b"aaaabbbb")
             assert ring.copy_cqes(wait_nr=1, timeout=0.02) == uring.Completions()
             with pytest.raises(TimeoutError):
                 ring.copy_cqe(timeout=0.02)
-            assert (ring.cq_ready(), len(ring.peek_cqes())) == (0, 0)
+            assert (ring.cq_ready(), len(ring.peek_cqes())) == (2, 0)
             numbers = ring.queue_all([uring.Nop(), uring.Nop(), uring.Nop(), uring.Nop()])
             ring.submit()
-            assert ring.cq_ready() == 4
+            assert ring.cq_ready() == 6
             assert ring.peek_cqes(2).user_data.tolist() == numbers[:2]
             assert ring.copy_cqe().user_data == numbers[0]
             assert ring.copy_cqes(1).user_data.tolist() == numbers[1:2]
@@ -525,6 +525,22 @@ def test_copy_cqes_waits_beside_streams(ring: uring.Ring, pipe: tuple[int, int])
         assert time.process_time() - used < 0.04, "it waited, and did not turn round"
         assert next(stream).more
     assert quiet(ring)
+
+
+def test_submit_and_wait_counts_streams(ring: uring.Ring, pair: Sockets) -> None:
+    """What is kept for streams counts as ready for submit_and_wait(), as what is in the queue."""
+    with (
+        ring.register_buffer_ring(4, 8) as group,
+        ring.stream(uring.RecvMultishot(pair[0], group)) as stream,
+    ):
+        for word in (b"one", b"two"):
+            pair[1].send(word)
+            ring.submit_and_wait(1, timeout=SECONDS)
+            assert len(ring.copy_cqes()) == 0  # it is fetched now, and kept
+        start = time.monotonic()
+        ring.submit_and_wait(2, timeout=SECONDS)
+        assert time.monotonic() - start < SECONDS / 2
+        assert [bytes(next(stream).result()) for _ in range(2)] == [b"one", b"two"]
 
 
 def test_threads_with_a_stream_each(ring: uring.Ring) -> None:

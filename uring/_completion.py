@@ -87,12 +87,11 @@ class CompletionSide(Core):
         """
         Return how many completions `copy_cqes()` would give without entering the kernel.
 
-        More may be waiting there: on a full queue, or with DEFER_TASKRUN.
+        More may be waiting there: on a full queue, or with DEFER_TASKRUN. Those that open streams
+        will take count, too.
         """
         self._check_open()
         with self._lock:
-            if self._streamed:
-                return self._fetch_others()._count
             kept = self._kept
             return self._posted() + kept._count
 
@@ -143,7 +142,7 @@ class CompletionSide(Core):
             end = self._end(timeout, min_timeout)
         may_wait = wait_nr > 0 and max_nr != 0
         while (taken := self._take(max_nr)) is EMPTY and may_wait:
-            may_wait = self._wait_until(wait_nr, end)
+            may_wait = self._wait_until(wait_nr, end, is_for_others=True)
         return taken
 
     def copy_cqe(self, *, timeout: float | None = None) -> CQE:
@@ -185,7 +184,7 @@ class CompletionSide(Core):
         end_ns = deadline_ns(timeout)
         may_wait = True
         while (taken := self._take_one()) is None and may_wait:
-            may_wait = self._wait(1, end_ns)
+            may_wait = self._wait(1, end_ns, is_for_others=True)
         if taken is None:
             raise TimeoutError(errno.ETIMEDOUT, f"no completion came within {timeout} s")
         return taken
@@ -222,7 +221,7 @@ class CompletionSide(Core):
         Consume completions without copying them out, as after `peek_cqes()`.
 
         Args:
-            count: how many, at most `cq_ready()`.
+            count: how many, at most `cq_ready()`, without those of open streams.
 
         Raises:
             ValueError: fewer are ready; nothing was consumed.
@@ -230,7 +229,7 @@ class CompletionSide(Core):
         self._check_use()
         check_range("count", count, 0, UINT32_MAX)
         with self._lock:
-            ready = self.cq_ready()
+            ready = self._fetch_others()._count if self._streamed else self.cq_ready()
             if count > ready:
                 raise ValueError(f"{ready} completions are ready, not {count}")
             while count > 0:
@@ -435,10 +434,14 @@ class CompletionSide(Core):
             if isinstance(subject, Answer) and isinstance(subject.memory, Pledge):
                 subject.memory.settle(res)
 
-    def _wait(self, wait_nr: int, end_ns: int) -> bool:
-        """Wait without the lock: True when the CQEs came, False when the time is over."""
+    def _wait(self, wait_nr: int, end_ns: int, *, is_for_others: bool = False) -> bool:
+        """
+        Wait without the lock: True when the CQEs came, False when the time is over.
+
+        With `is_for_others` what is kept for streams does not count.
+        """
         while True:
-            missing = wait_nr - self._count_kept()
+            missing = wait_nr - self._count_kept(is_for_others=is_for_others)
             if missing <= 0:
                 return True
             result = lib.uring_wait(self._shim, self._had, missing, end_ns)
@@ -473,17 +476,18 @@ class CompletionSide(Core):
         min_ns = NEVER_NS if min_timeout is None else deadline_ns(min_timeout)
         return WaitEnd(deadline_ns(timeout), min_ns, arg)
 
-    def _wait_until(self, wait_nr: int, end: int | WaitEnd) -> bool:
+    def _wait_until(self, wait_nr: int, end: int | WaitEnd, *, is_for_others: bool = False) -> bool:
         """As `_wait`, for all kinds of waits."""
         if isinstance(end, int):
-            return self._wait(wait_nr, end)
+            return self._wait(wait_nr, end, is_for_others=is_for_others)
         while True:
             end_ns, min_ns = end.end_ns, end.min_ns
-            missing = wait_nr - self._count_kept()
+            missing = wait_nr - self._count_kept(is_for_others=is_for_others)
             if end.arg is None and min_ns == NEVER_NS:
-                return self._wait(wait_nr, end_ns)
+                return self._wait(wait_nr, end_ns, is_for_others=is_for_others)
             if 0 < missing < wait_nr:  # one is there, so the wait ends with the minimum time
-                return self._wait(wait_nr, min_ns if end_ns < 0 else min(min_ns, end_ns))
+                limit_ns = min_ns if end_ns < 0 else min(min_ns, end_ns)
+                return self._wait(wait_nr, limit_ns, is_for_others=is_for_others)
             if missing <= 0:
                 return True
             if end.arg is None:
@@ -501,10 +505,10 @@ class CompletionSide(Core):
             if result not in {-errno.EINTR, -errno.EAGAIN}:
                 self._fail("io_uring_enter", result)
 
-    def _count_kept(self) -> int:
-        """How many completions are kept that are not for streams."""
-        kept = self._kept
-        return len(others(kept, self._streamed)) if self._streamed else kept._count
+    def _count_kept(self, *, is_for_others: bool) -> int:
+        """How many completions are kept; for others than streams, if so."""
+        kept, streamed = self._kept, self._streamed
+        return len(others(kept, streamed)) if is_for_others and streamed else kept._count
 
     def _wait_beyond(self, had: int, end_ns: int) -> bool:
         """Wait until more was had than that, or is ready; False when the time is over."""

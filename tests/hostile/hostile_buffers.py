@@ -51,8 +51,8 @@ class Precise(Strike):
                 self._before[frame] = ""
         return super()._step(frame, event, argument)
 
-    def __exit__(self, *raised: object) -> None:
-        super().__exit__(*raised)  # type: ignore[arg-type]  # passed on as they come
+    def __exit__(self, *_raised: object) -> None:
+        super().__exit__(None, None, None)
         self._left = None  # a frame holds leases
 
 
