@@ -66,6 +66,7 @@ class Batch:
         "__weakref__",
         "_chosen",
         "_count",
+        "_first_pins",
         "_fresh",
         "_longest_chain",
         "_ops",
@@ -79,7 +80,9 @@ class Batch:
     _sqes: "CData"
     _pins: object
     _fresh: Sequence[int]
-    """The operations whose memory the kernel writes for their result: encoded for each run."""
+    """The operations whose memory the kernel writes for their result: each run has its own."""
+    _first_pins: list[list[object]]
+    """The pins of those as they were encoded here, until one run has taken them."""
     _chosen: dict[int, int]
     """The numbers that operations were given: user_data -> index."""
     _longest_chain: int
@@ -94,13 +97,14 @@ class Batch:
                 " use [operation]"
             )
         ops = tuple(operations)
-        encoded, pins, fresh = [], [], []
+        encoded, pins, fresh, first_pins = [], [], [], []
         for index, op in enumerate(ops):
             record, pin = _encode(index, op)
             encoded.append(record)
             pins.append(pin)
             if pin is not None and op._keeps_memory:
                 fresh.append(index)
+                first_pins.append(pin)
         if encoded and encoded[-1][1] & _LINKED:  # else to whatever is submitted behind it
             last = encoded[-1]
             encoded[-1] = bytes([last[0], last[1] & ~_LINKED]) + last[2:]
@@ -108,6 +112,7 @@ class Batch:
         self._count = len(ops)
         self._pins = pins
         self._fresh = fresh
+        self._first_pins = [first_pins]
         self._chosen = _chosen(ops)
         self._longest_chain = _longest_chain(encoded)
         self._runs = []
@@ -121,8 +126,20 @@ class Batch:
         """What one run needs: the SQEs, what its completions are of, and pins of its own."""
         if not self._fresh:
             return self._sqes, self._ops, None
-        encoded = bytearray(_memory.bytes_of(self._sqes))
         subjects: list[Queueable | Answer] = list(self._ops)
+        try:  # one call takes them: whoever comes next, or in between, finds none
+            pins = self._first_pins.pop()
+        except IndexError:
+            sqes, pins = self._encode_again()
+        else:
+            sqes = self._sqes
+        for index, pin in zip(self._fresh, pins, strict=True):
+            subjects[index] = Answer(self._ops[index], pin)
+        return sqes, subjects, pins
+
+    def _encode_again(self) -> "tuple[CData, list[object]]":
+        """The SQEs, and pins, of another run."""
+        encoded = bytearray(_memory.bytes_of(self._sqes))
         pins = []
         for index in self._fresh:
             record, pin = self._ops[index]._encode()
@@ -130,10 +147,8 @@ class Batch:
             flags = encoded[start + 1]
             encoded[start : start + SQE_SIZE] = record
             encoded[start + 1] = flags  # without the link that was taken away
-            subjects[index] = Answer(self._ops[index], pin)
             pins.append(pin)
-        sqes, _ = _memory.pinned(encoded, write=False)
-        return sqes, subjects, pins
+        return _memory.pinned(encoded, write=False)[0], pins
 
     def __len__(self) -> int:
         return self._count
@@ -263,6 +278,7 @@ class _Many(Batch):
         self._sqes = sqes
         self._pins = (lent, fd)
         self._fresh = ()
+        self._first_pins = []
         self._chosen = {}
         self._longest_chain = 1
         self._runs = []
