@@ -92,6 +92,40 @@ class StatxRoom(Room):
         return StatxResult(self.take(STATX_SIZE))
 
 
+class StatxArena:
+    """Room for a struct statx of each of many files, in one piece."""
+
+    __slots__ = ("_encoded", "_pin", "address")
+
+    def __init__(self, count: int) -> None:
+        self._encoded = bytearray(count * STATX_SIZE)
+        self._pin, self.address, _ = _memory.span(self._encoded, write=True)
+
+    def take(self, place: int) -> bytes:
+        """Copy one of them."""
+        return bytes(memoryview(self._encoded)[place * STATX_SIZE : (place + 1) * STATX_SIZE])
+
+    def column(self, code: str, offset: int) -> memoryview:
+        """The number at this offset of each."""
+        whole = memoryview(self._encoded).toreadonly()
+        view: memoryview = whole.cast(code)  # type: ignore[call-overload]  # it is one of them
+        return view[offset // view.itemsize :: STATX_SIZE // view.itemsize]
+
+
+class StatxPart(StatxRoom):
+    """One of the structures in an arena."""
+
+    __slots__ = ("_arena", "_place")
+
+    def __init__(self, arena: StatxArena, place: int) -> None:
+        self._arena = arena
+        self._place = place
+
+    def decode(self) -> "StatxResult":
+        """What the kernel said about the file."""
+        return StatxResult(self._arena.take(self._place))
+
+
 class Field(Generic[_T]):
     """
     A field of struct statx, as an attribute of whatever has the structure's bytes in `_encoded`.

@@ -2,14 +2,15 @@
 Prepared batches: operations encoded and pinned once, to be run any number of times.
 
 `Batch` is made of operations. `ReadMany` and `WriteMany` are batches of one kind that are made of
-columns, without an object for each part. What running one means is `Ring.run()`'s business.
+columns, without an object for each part; so is `StatxMany`, in statx.py. What running one means is
+`Ring.run()`'s business.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Final, overload
 
 from uring import _columns, _memory
-from uring.completions import Answer
+from uring.completions import EMPTY, Answer, Completions
 from uring.flags import SQEFlags
 from uring.operations import Read, Write
 from uring.sqe import (
@@ -75,6 +76,10 @@ class Batch:
         "_sqes",
     )
 
+    _completions: ClassVar[type[Completions]] = Completions
+    """What a run gives."""
+    _nothing: ClassVar[Completions] = EMPTY
+    """What a run of no operations gives."""
     _ops: Sequence[Queueable]
     _count: int
     _sqes: "CData"
@@ -108,15 +113,19 @@ class Batch:
         if encoded and encoded[-1][1] & _LINKED:  # else to whatever is submitted behind it
             last = encoded[-1]
             encoded[-1] = bytes([last[0], last[1] & ~_LINKED]) + last[2:]
-        self._ops = ops
-        self._count = len(ops)
-        self._pins = pins
         self._fresh = fresh
         self._first_pins = [first_pins]
         self._chosen = _chosen(ops)
         self._longest_chain = _longest_chain(encoded)
+        sqes, _ = _memory.pinned(b"".join(encoded), write=False)
+        self._hold(ops, sqes, pins)
+
+    def _hold(self, ops: Sequence[Queueable], sqes: "CData", pins: object) -> None:
+        self._ops = ops
+        self._count = len(ops)
+        self._pins = pins
         self._runs = []
-        self._sqes, _ = _memory.pinned(b"".join(encoded), write=False)
+        self._sqes = sqes
 
     def _check_new(self) -> None:
         if hasattr(self, "_sqes"):
@@ -232,6 +241,15 @@ def _longest_chain(encoded: Sequence[bytes]) -> int:
 # ---- many of one kind, from columns ----
 
 
+def check_independent(flags: SQEFlags) -> None:
+    """Refuse flags that not all parts of a batch may have."""
+    if int(flags) & (_LINKED | _SKIP):
+        raise ValueError(
+            "the parts are independent, and a run gives the result of each: flags may not"
+            " have IO_LINK, IO_HARDLINK or CQE_SKIP_SUCCESS"
+        )
+
+
 class _Many(Batch):
     __slots__ = ()
 
@@ -249,11 +267,7 @@ class _Many(Batch):
         flags: SQEFlags = NO_FLAGS,
         personality: int = 0,
     ) -> None:
-        if int(flags) & (_LINKED | _SKIP):
-            raise ValueError(
-                "the parts are independent, and a run gives the result of each: flags may not"
-                " have IO_LINK, IO_HARDLINK or CQE_SKIP_SUCCESS"
-            )
+        check_independent(flags)
         self._check_new()
         if fd is None:
             raise TypeError(
@@ -273,15 +287,11 @@ class _Many(Batch):
         sqes, lent = _columns.encode_parts(
             pattern._encode()[0], None if one_file else fd, buffer, offsets, lengths, write=write
         )
-        self._ops = _Parts(self._kind, sqes, buffer, lent.base)
-        self._count = len(self._ops)
-        self._sqes = sqes
-        self._pins = (lent, fd)
         self._fresh = ()
         self._first_pins = []
         self._chosen = {}
         self._longest_chain = 1
-        self._runs = []
+        self._hold(_Parts(self._kind, sqes, buffer, lent.base), sqes, (lent, fd))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {len(self)} parts>"
