@@ -178,7 +178,7 @@ def test_statx_columns_are_the_fields_of_the_results(ring: Ring, files: list[str
     "part",
     [
         *(slice(2, 5), slice(None, None, -1), slice(None, None, 3), slice(7, 1, -2)),
-        *(slice(-3, None), slice(5, 5), slice(9, 2), slice(3, None, -1), slice(0, 99)),
+        *(slice(-3, None), slice(5, 5), slice(9, 2), slice(3, None, -1), slice(0, 0)),
     ],
 )
 def test_statx_columns_of_a_slice_are_slices(ring: Ring, files: list[str], part: slice) -> None:

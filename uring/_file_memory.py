@@ -173,8 +173,8 @@ class StatxResult:
     What `Statx` found out about a file: struct statx, field by field without the prefix stx_.
 
     Only what `mask` names is the file's; the rest is 0, or made up by the file system. `blksize`,
-    `attributes`, `attributes_mask`, `dev_major` and `dev_minor` are always there. Two are
-    equal when all that the kernel wrote is the same.
+    `attributes`, `attributes_mask`, `dev_major` and `dev_minor` are always there. Two are equal
+    when all that the kernel wrote is the same.
 
     Args:
         encoded: the 256 bytes of the structure.

