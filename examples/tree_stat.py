@@ -1,10 +1,8 @@
 """
 Add up a tree: with os.walk and os.lstat, with os.scandir and DirEntry.stat, and with a ring.
 
-Nothing in io_uring lists a directory: os.scandir finds the names. 256 statx(2) at a time run on
-threads of the kernel's. A `uring.Statx` for each is safe, and slower than os.lstat; so here raw
-SQEs are encoded once, and run again with other names in their memory, which is ours to look after:
-it must stay where it is until the run has ended.
+Nothing in io_uring lists a directory: os.scandir finds the names. `uring.StatxMany` asks about 256
+of them at a time, on threads of the kernel's, and gives the answers as columns.
 
     python examples/tree_stat.py /usr
 """
@@ -12,7 +10,6 @@ it must stay where it is until the run has ended.
 import argparse
 import os
 import sys
-from array import array
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
@@ -20,10 +17,8 @@ from time import ctime, perf_counter
 
 import uring
 
-COUNT, PATH, STATX, ROUNDS = 256, 4096, 256, 5  # PATH, STATX: bytes for a path, a struct statx
-SIZE, MTIME, END = 40 // 8, 112 // 8, STATX // 8  # where that has stx_size and stx_mtime, in words
-AT_FDCWD, NOFOLLOW, BASIC = -100, uring.AtFlags.SYMLINK_NOFOLLOW, uring.StatxMask.BASIC_STATS
-Row = tuple[int, int, bytes]  # the mtime in seconds, the size and the path of an entry
+COUNT, ROUNDS, NOFOLLOW = 256, 5, uring.AtFlags.SYMLINK_NOFOLLOW
+Row = tuple[int, int, bytes]  # the mtime in nanoseconds, the size and the path of an entry
 
 
 def entries(top: bytes) -> Iterator[os.DirEntry[bytes]]:
@@ -39,32 +34,25 @@ def entries(top: bytes) -> Iterator[os.DirEntry[bytes]]:
 
 def by_ring(top: bytes) -> Iterator[Row]:
     """Ask about COUNT names in a run."""
-    names, answers = array("B", bytes(COUNT * PATH)), array("q", bytes(COUNT * STATX))
-    (addr, _), (off, _), memory = names.buffer_info(), answers.buffer_info(), memoryview(names)
-    head, tail = (uring.Opcode.STATX, uring.SQEFlags(0), 0, AT_FDCWD), (BASIC, NOFOLLOW)
-    places = [(off + i * STATX, addr + i * PATH) for i in range(COUNT)]
-    batch, found = uring.Batch(uring.SQE(*head, *place, *tail) for place in places), entries(top)
+    found = entries(top)
     with uring.Ring() as ring:
         while paths := [entry.path for entry in islice(found, COUNT)]:
-            for i, path in enumerate(paths):
-                name = (path + b"\0")[:PATH]  # without an end it is ENAMETOOLONG
-                memory[i * PATH : i * PATH + len(name)] = name
-            ring.run(batch)[: len(paths)].raise_first()  # old names may follow
-            yield from zip(answers[MTIME::END], answers[SIZE::END], paths, strict=False)
+            done = ring.run(uring.StatxMany(paths, statx_flags=NOFOLLOW)).raise_first()
+            yield from zip(done.mtime_ns, done.size, paths, strict=True)
 
 
 def by_walk(top: bytes) -> Iterator[Row]:
     """Ask about each name."""
     for directory, directories, files in os.walk(top):
         for path in [os.path.join(directory, name) for name in directories + files]:  # noqa: PTH118
-            yield int((status := os.lstat(path)).st_mtime), status.st_size, path
+            yield (status := os.lstat(path)).st_mtime_ns, status.st_size, path
 
 
 def by_scandir(top: bytes) -> Iterator[Row]:
     """Ask about each entry."""
     for entry in entries(top):
         status = entry.stat(follow_symlinks=False)
-        yield int(status.st_mtime), status.st_size, entry.path
+        yield status.st_mtime_ns, status.st_size, entry.path
 
 
 def main() -> None:
@@ -80,15 +68,15 @@ def main() -> None:
             began = perf_counter()
             rows = list(ways[way](os.fsencode(directory)))
             times[way].append(perf_counter() - began)
-            totals.add(
-                (len(rows), sum(size for _, size, _ in rows), max(rows, default=(0, 0, b"")))
-            )
+            total = sum(size for _, size, _ in rows)
+            totals.add((len(rows), total, max(rows, default=(0, 0, b""))))
     except (OSError, uring.UringError) as error:
         sys.exit(f"error: {error}")
     if len(totals) > 1:
         sys.exit("error: the tree changed meanwhile, or the ways have not found the same")
     count, size, (mtime, _, path) = totals.pop()
-    print(f"{count} entries, {size} bytes; the last change: {ctime(mtime)}, {os.fsdecode(path)}")
+    newest = f"{ctime(mtime // 10**9)}, {os.fsdecode(path)}"
+    print(f"{count} entries, {size} bytes; the last change: {newest}")
     for way, seconds in times.items():
         faster = min(times["os.walk, os.lstat"]) / min(seconds)
         print(f"{way:19}{min(seconds):8.3f} s{faster:6.1f} times as fast")

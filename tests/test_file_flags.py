@@ -1,7 +1,9 @@
 """The numbers of file system calls, and struct statx, against data from the kernel's headers."""
 
+import copy
 import json
 import os
+import pickle
 import struct
 import sys
 from datetime import UTC, datetime
@@ -73,7 +75,7 @@ def decoded(fields: dict[str, int]) -> uring.StatxResult:
         field = DATA["statx"]["fields"][name]
         start, size = field["offset"], field["size"]
         memory[start : start + size] = value.to_bytes(size, sys.byteorder)
-    return _file_memory.decode_statx(bytes(memory))
+    return uring.StatxResult(bytes(memory))
 
 
 @pytest.mark.parametrize("name", DATA["statx"]["fields"])
@@ -90,14 +92,14 @@ def test_statx_reads_each_field_where_the_kernel_writes_it(name: str) -> None:
     assert changed == {field}
 
 
-DIRECT: Final = [field.name for field in uring.StatxResult.__attrs_attrs__]
+DIRECT: Final = _file_memory.STATX_FIELDS
 
 
 def test_statx_record_has_every_field_of_the_struct() -> None:
     """Each field of the kernel's is one of the record, the two halves of a time being one."""
     names = {name.removeprefix("stx_").partition(".")[0] for name in DATA["statx"]["fields"]}
     assert {name.removesuffix("_ns") for name in DIRECT} == names
-    assert _file_memory.STATX.size == DATA["statx"]["size"]
+    assert DATA["statx"]["size"] == _file_memory.STATX_SIZE
 
 
 def test_open_how_is_the_kernels() -> None:
@@ -143,3 +145,28 @@ def test_statx_devices_are_os_numbers() -> None:
     }
     result = decoded(fields)
     assert (result.dev, result.rdev) == (os.makedev(3, 4), os.makedev(5, 3))
+
+
+def test_statx_result_is_a_value() -> None:
+    """It compares and hashes by what the kernel wrote, is copied and pickled, and never changes."""
+    fields = {"stx_size": 7, "stx_mask": int(file_flags.StatxMask.SIZE)}
+    result: Any = decoded(fields)
+    assert result == decoded(fields) != decoded(fields | {"stx_ino": 1})
+    assert hash(result) == hash(decoded(fields))
+    for again in (copy.copy(result), copy.deepcopy(result), pickle.loads(pickle.dumps(result))):
+        assert again == result
+    assert repr(result).startswith(f"StatxResult(mask={file_flags.StatxMask.SIZE!r}, blksize=0, ")
+    assert " size=7, " in repr(result)
+    assert type(result.mask) is file_flags.StatxMask
+    assert type(result.attributes) is type(result.attributes_mask) is file_flags.StatxAttributes
+    for name in (*DIRECT, "mtime", "colour"):
+        with pytest.raises(AttributeError):
+            setattr(result, name, 1)
+
+
+def test_statx_result_is_made_of_a_whole_structure_that_cannot_change() -> None:
+    """Too few bytes, too many, and memory that somebody could write are refused."""
+    wrong: list[Any] = [b"", bytes(255), bytes(257), bytearray(256), None]
+    for encoded in wrong:
+        with pytest.raises(ValueError, match="256 bytes"):
+            uring.StatxResult(encoded)

@@ -39,6 +39,7 @@ from uring import (
     SetupFlags,
     Socket,
     SQEFlags,
+    Statx,
     Timeout,
     Write,
     WriteMany,
@@ -47,6 +48,7 @@ from uring import (
     hardlink,
     link,
 )
+from uring.completions import Answer
 
 CANCELED: Final = -errno.ECANCELED
 SOON: Final = 5.0
@@ -418,6 +420,74 @@ def test_openat_opens_a_new_file_in_each_run(ring: Ring) -> None:
     assert descriptors() - before == {str(fd) for fd in opened}
     for fd in opened:
         os.close(fd)
+
+
+# ---- memory of each run ----
+
+
+def rooms(completions: uring.Completions) -> list[object]:
+    """The memory that the kernel wrote for each."""
+    return [cqe._subject.memory for cqe in completions if isinstance(cqe._subject, Answer)]
+
+
+def test_run_encodes_an_operation_with_memory_once(
+    ring: Ring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Operations that are run, and the first run of a batch, are encoded once; others anew."""
+    made: list[object] = []
+    encode = Statx._encode
+
+    def counted(op: Statx) -> tuple[bytes, object]:
+        made.append(op)
+        return encode(op)
+
+    monkeypatch.setattr(Statx, "_encode", counted)
+    assert ring.run([Statx("/"), Nop(), Statx("/dev")])[2].result().ino
+    assert len(made) == 2
+    batch = Batch([Statx("/"), Nop(), Statx("/dev")])
+    first = rooms(ring.run(batch).raise_first())
+    assert len(made) == 4
+    second = rooms(ring.run(batch).raise_first())
+    assert len(made) == 6
+    assert len({*map(id, first + second)}) == 4
+
+
+def test_first_runs_of_a_batch_at_once_share_no_memory(ring: Ring) -> None:
+    """Four threads run a new batch at the same time, 50 times: no two runs have the same rooms."""
+    barrier = threading.Barrier(4)
+    for _ in range(50):
+        batch = Batch([Statx("/"), Statx("/dev")])
+        found: list[uring.Completions] = []
+
+        def work(batch: Batch = batch, found: list[uring.Completions] = found) -> None:
+            barrier.wait(SOON)
+            found.append(ring.run(batch, timeout=SOON).raise_first())
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(SOON)
+        every = [room for completions in found for room in rooms(completions)]
+        assert len({*map(id, every)}) == 8
+        assert {done[1].result().ino for done in found} == {Path("/dev").stat().st_ino}
+
+
+def test_memory_of_a_run_that_was_cut_short_is_in_no_other(
+    ring: Ring, pipe: tuple[int, int]
+) -> None:
+    """After a run that was left, the next one of the same batch has rooms of its own."""
+    inlet, outlet = pipe
+    batch = Batch([Statx("/"), Read(inlet, bytearray(1))])
+    (first,) = batch._first_pins[0]
+    with pytest.raises(TimeoutError, match="were cancelled"):
+        ring.run(batch, timeout=0.05)
+    os.write(outlet, b"x")
+    done = ring.run(batch, timeout=SOON).raise_first()
+    assert done[0].result().ino == Path("/").stat().st_ino
+    (second,) = rooms(done)
+    assert second is not first
+    is_whole(ring)
 
 
 # ---- timeouts and cancelling ----

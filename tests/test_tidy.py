@@ -23,6 +23,7 @@ FLOORS = [
     {"_calls"},
     {"_submission", "_completion", "_ringfd"},
     {"_core"},
+    {"statx"},
     {"_views", "_teardown", "batch"},
     {"_inflight"},
     {"operations", "registry", "_claims", "probe", "_columns"},
@@ -144,7 +145,7 @@ def test_all_is_complete() -> None:
     assert set(uring.__all__) == public - modules
     registry = [f"registry.{path.stem}" for path in (PACKAGE / "registry").glob("[!_]*.py")]
     rest = ("batch", "completions", "errors", "file_flags", "flags", "operations", "probe")
-    for module in (*rest, "ring", "sqe", *registry):
+    for module in (*rest, "ring", "sqe", "statx", *registry):
         for name, value in vars(importlib.import_module(f"uring.{module}")).items():
             own = str(getattr(value, "__module__", "")).startswith(f"uring.{module}")
             if inspect.isclass(value) and own and not name.startswith("_"):

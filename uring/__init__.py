@@ -11,6 +11,7 @@ The layers, from the top; each imports only from those below it:
     _calls                                  io_uring_register(2), and what is done by it alone
     _submission  _completion  _ringfd       its two sides; rings that a thread has registered
     _core                                   the floor that they share
+    statx                                   many of a tree at once
     batch  _views  _teardown                prepared batches; looking at a ring; rings nobody closes
     _inflight                               what is in flight
     operations  registry                    one class per request; registrations
@@ -232,6 +233,7 @@ from uring.registry.waits import WaitArg, WaitRegion
 from uring.registry.zcrx import ZcrxQueue
 from uring.ring import Ring
 from uring.sqe import AUTO, SQE, Auto, Fixed, hardlink, link
+from uring.statx import StatxCompletions, StatxMany
 
 __all__ = [
     "AUTO",
@@ -404,6 +406,8 @@ __all__ = [
     "SpliceFlags",
     "Statx",
     "StatxAttributes",
+    "StatxCompletions",
+    "StatxMany",
     "StatxMask",
     "StatxResult",
     "Stream",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _NATIVE: Final = "@=<" if sys.byteorder == "little" else "@=>!"
 _SIGNED: Final = frozenset("bhilqn")
 _UNSIGNED: Final = frozenset("BHILQN")
-_PARTS_MAX: Final = UINT32_MAX // 64  # so that the SQEs have a size of 32 bits
+PARTS_MAX: Final = UINT32_MAX // 64  # so that the SQEs have a size of 32 bits
 
 
 class Lent(NamedTuple):
@@ -143,8 +143,8 @@ def encode_parts(
     """
     offset_column = integers(offsets, "offsets")
     count = len(offset_column)
-    if count > _PARTS_MAX:
-        raise ValueError(f"one batch has at most {_PARTS_MAX} parts, not {count}")
+    if count > PARTS_MAX:
+        raise ValueError(f"one batch has at most {PARTS_MAX} parts, not {count}")
     parts = ffi.new("struct uring_parts *")
     parts.count = count
     parts.offsets = offset_column

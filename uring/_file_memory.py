@@ -7,21 +7,24 @@ it (a `StatxResult`, the bytes of an attribute) is a copy and the caller's.
 
 import os
 import struct
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, overload
 
 import attrs
 
 from uring import _memory
+from uring._values import value
 from uring.file_flags import StatxAttributes, StatxMask
 
 if TYPE_CHECKING:
     from uring._uring import CData
 
+_T = TypeVar("_T")
+
 OPEN_HOW: Final = struct.Struct("=QQQ")
-STATX: Final = struct.Struct("=IIQIIIH2xQQQQqI4xqI4xqI4xqI4xIIIIQIIQIIIII4x64x")
-TIMES: Final = slice(11, 19)
-"""Where `STATX` has seconds and nanoseconds of atime, btime, ctime and mtime."""
+STATX_SIZE: Final = 256
 _FDS: Final = struct.Struct("=ii")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -82,80 +85,147 @@ class StatxRoom(Room):
     __slots__ = ()
 
     def __init__(self, *others: object) -> None:
-        super().__init__(STATX.size, *others)
+        super().__init__(STATX_SIZE, *others)
 
     def decode(self) -> "StatxResult":
         """What the kernel said about the file."""
-        return decode_statx(self.take(STATX.size))
+        return StatxResult(self.take(STATX_SIZE))
 
 
-def decode_statx(encoded: bytes) -> "StatxResult":
-    """Read a struct statx."""
-    fields = STATX.unpack(encoded)
-    mask, blksize, attributes, *ids, attributes_mask = fields[: TIMES.start]
-    stamps = fields[TIMES]
-    times = [
-        seconds * 1_000_000_000 + nanoseconds
-        for seconds, nanoseconds in zip(stamps[::2], stamps[1::2], strict=True)
-    ]
-    flags = StatxMask(mask), blksize, StatxAttributes(attributes)
-    values = *flags, *ids, StatxAttributes(attributes_mask), *times, *fields[TIMES.stop :]
-    return StatxResult(*values)
+class StatxArena:
+    """Room for a struct statx of each of many files, in one piece."""
+
+    __slots__ = ("_encoded", "_pin", "address")
+
+    def __init__(self, count: int) -> None:
+        self._encoded = bytearray(count * STATX_SIZE)
+        self._pin, self.address, _ = _memory.span(self._encoded, write=True)
+
+    def take(self, place: int) -> bytes:
+        """Copy one of them."""
+        return bytes(memoryview(self._encoded)[place * STATX_SIZE : (place + 1) * STATX_SIZE])
+
+    def column(self, code: str, offset: int) -> memoryview:
+        """The number at this offset of each."""
+        whole = memoryview(self._encoded).toreadonly()
+        view: memoryview = whole.cast(code)  # type: ignore[call-overload]  # it is one of them
+        return view[offset // view.itemsize :: STATX_SIZE // view.itemsize]
 
 
-@attrs.frozen
+class StatxPart(StatxRoom):
+    """One of the structures in an arena."""
+
+    __slots__ = ("_arena", "_place")
+
+    def __init__(self, arena: StatxArena, place: int) -> None:
+        self._arena = arena
+        self._place = place
+
+    def decode(self) -> "StatxResult":
+        """What the kernel said about the file."""
+        return StatxResult(self._arena.take(self._place))
+
+
+class Field(Generic[_T]):
+    """
+    A field of struct statx, as an attribute of whatever has the structure's bytes in `_encoded`.
+
+    Most of 28 fields are never looked at, so each is decoded when it is.
+    """
+
+    __slots__ = ("_make", "_unpack", "codes", "offset")
+
+    def __init__(
+        self, codes: str, offset: int, make: Callable[[tuple[int, ...]], _T] = itemgetter(0)
+    ) -> None:
+        self.codes = codes
+        """Of the numbers that it has, as the struct module names them."""
+        self.offset = offset
+        self._unpack = struct.Struct(f"={codes}").unpack_from
+        self._make = make
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: "StatxResult", owner: type) -> _T: ...
+    def __get__(self, instance: "StatxResult | None", owner: type) -> Self | _T:
+        if instance is None:
+            return self
+        return self._make(self._unpack(instance._encoded, self.offset))
+
+
+def _nanoseconds(time: tuple[int, ...]) -> int:
+    return time[0] * 1_000_000_000 + time[1]
+
+
+def _attributes(numbers: tuple[int, ...]) -> StatxAttributes:
+    return StatxAttributes(numbers[0])
+
+
+def _check_size(_instance: object, _field: object, encoded: Any) -> None:
+    if type(encoded) is not bytes or len(encoded) != STATX_SIZE:
+        raise ValueError(f"a struct statx is {STATX_SIZE} bytes, not {encoded!r}")
+
+
+@value
 class StatxResult:
     """
     What `Statx` found out about a file: struct statx, field by field without the prefix stx_.
 
     Only what `mask` names is the file's; the rest is 0, or made up by the file system. `blksize`,
-    `attributes`, `attributes_mask`, `dev_major` and `dev_minor` are always there.
+    `attributes`, `attributes_mask`, `dev_major` and `dev_minor` are always there. Two are equal
+    when all that the kernel wrote is the same.
+
+    Args:
+        encoded: the 256 bytes of the structure.
 
     Source: statx(2), linux/stat.h.
     """
 
-    mask: StatxMask
-    blksize: int
+    _encoded: bytes = attrs.field(alias="encoded", validator=_check_size)
+
+    mask = Field("I", 0, lambda numbers: StatxMask(numbers[0]))
+    blksize = Field[int]("I", 4)
     """The size of a block that is good to read or write, in bytes."""
-    attributes: StatxAttributes
-    nlink: int
-    uid: int
-    gid: int
-    mode: int
+    attributes = Field("Q", 8, _attributes)
+    nlink = Field[int]("I", 16)
+    uid = Field[int]("I", 20)
+    gid = Field[int]("I", 24)
+    mode = Field[int]("H", 28)
     """The type and the permissions, for the functions of the stat module."""
-    ino: int
-    size: int
+    ino = Field[int]("Q", 32)
+    size = Field[int]("Q", 40)
     """In bytes."""
-    blocks: int
+    blocks = Field[int]("Q", 48)
     """How many blocks of 512 bytes, whatever `blksize` is."""
-    attributes_mask: StatxAttributes
+    attributes_mask = Field("Q", 56, _attributes)
     """Which bits of `attributes` the file system knows about."""
-    atime_ns: int
+    atime_ns = Field("qI", 64, _nanoseconds)
     """The last access, in nanoseconds since 1970; so are the next three."""
-    btime_ns: int
+    btime_ns = Field("qI", 80, _nanoseconds)
     """The birth of the file."""
-    ctime_ns: int
+    ctime_ns = Field("qI", 96, _nanoseconds)
     """The last change of what statx shows."""
-    mtime_ns: int
+    mtime_ns = Field("qI", 112, _nanoseconds)
     """The last change of the contents."""
-    rdev_major: int
-    rdev_minor: int
-    dev_major: int
-    dev_minor: int
-    mnt_id: int
+    rdev_major = Field[int]("I", 128)
+    rdev_minor = Field[int]("I", 132)
+    dev_major = Field[int]("I", 136)
+    dev_minor = Field[int]("I", 140)
+    mnt_id = Field[int]("Q", 144)
     """As in /proc/self/mountinfo, or, with MNT_ID_UNIQUE in the mask, never used again."""
-    dio_mem_align: int
+    dio_mem_align = Field[int]("I", 152)
     """How memory must be aligned for O_DIRECT, in bytes; 0 when the file cannot do that."""
-    dio_offset_align: int
+    dio_offset_align = Field[int]("I", 156)
     """How offsets and lengths must be."""
-    subvol: int
-    atomic_write_unit_min: int
+    subvol = Field[int]("Q", 160)
+    atomic_write_unit_min = Field[int]("I", 168)
     """The smallest write with RWF_ATOMIC, in bytes."""
-    atomic_write_unit_max: int
-    atomic_write_segments_max: int
-    dio_read_offset_align: int
+    atomic_write_unit_max = Field[int]("I", 172)
+    atomic_write_segments_max = Field[int]("I", 176)
+    dio_read_offset_align = Field[int]("I", 180)
     """How offsets must be aligned for reads, when less is needed for those; else 0."""
-    atomic_write_unit_max_opt: int
+    atomic_write_unit_max_opt = Field[int]("I", 184)
     """Above this, writes with RWF_ATOMIC are slower; 0 when they are not."""
 
     @property
@@ -197,3 +267,11 @@ class StatxResult:
         if not self.mask & bit:
             return None
         return _EPOCH + timedelta(microseconds=ns // 1000)
+
+    def __repr__(self) -> str:
+        shown = [f"{name}={getattr(self, name)!r}" for name in STATX_FIELDS]
+        return f"StatxResult({', '.join(shown)})"
+
+
+STATX_FIELDS: Final = [name for name, field in vars(StatxResult).items() if type(field) is Field]
+"""The names, in the order of the structure."""

@@ -12,7 +12,9 @@ import math
 import os
 import struct
 import sys
+from array import array
 from collections.abc import Iterable, Sequence
+from itertools import accumulate, count
 from typing import TYPE_CHECKING, Final
 
 from uring._ffi import ffi, lib
@@ -227,6 +229,30 @@ def path(name: PathLike) -> "tuple[CData, int]":
         raise ValueError(f"the path {name!r} has a null byte in it")
     pin = lend(BYTES, encoded + b"\0")
     return pin, address_of(pin)
+
+
+def paths(names: "Sequence[PathLike]") -> "tuple[CData, array[int]]":
+    """Pin many paths as C strings, one behind the other: (pin, the address of each)."""
+    kinds = {*map(type, names)}
+    if kinds == {str}:
+        joined = "\0".join(names).encode(*_PATH_CODEC)  # type: ignore[arg-type]  # all are str
+    else:
+        joined = b"\0".join(names if kinds <= {bytes} else map(_fsencode, count(), names))  # type: ignore[arg-type]  # all are bytes
+    encoded = joined.split(b"\0") if names else []
+    if len(encoded) != len(names):
+        for index, name in enumerate(names):
+            if b"\0" in os.fsencode(name):
+                raise ValueError(f"path {index}, {name!r}, has a null byte in it")
+        raise ValueError("a path has a null byte in it")
+    pin = lend(BYTES, joined + b"\0")
+    lengths = map((1).__add__, map(len, encoded))  # with the null byte
+    return pin, array("Q", accumulate(lengths, initial=address_of(pin)))[: len(names)]
+
+
+def _fsencode(index: int, name: PathLike) -> bytes:
+    if not isinstance(name, str | bytes | os.PathLike):
+        raise TypeError(f"path {index} must be str, bytes or os.PathLike, not {name!r}")
+    return os.fsencode(name)
 
 
 def timespec(time_ns: int) -> "tuple[CData, int]":

@@ -17,7 +17,7 @@ import errno
 import time
 from array import array
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, overload
 
 from uring import _memory
 from uring._claims import FIRST_DRAWN, RunInFlight
@@ -26,12 +26,13 @@ from uring._ffi import ffi, lib
 from uring._setup import RingParams
 from uring._submission import SubmissionSide
 from uring.batch import Batch
-from uring.completions import EMPTY, Completions, close_all, uncollected_descriptors
+from uring.completions import Completions, close_all, uncollected_descriptors
 from uring.errors import UringError
 from uring.flags import RegisterOpcode, SQEFlags
 from uring.operations import AsyncCancel
 from uring.registry.cancel import CANCEL_ANSWERS, sync_cancel
 from uring.sqe import SQE_SIZE, UINT32_MAX, Queueable
+from uring.statx import StatxCompletions, StatxMany
 
 if TYPE_CHECKING:
     from uring._uring import CData
@@ -158,6 +159,12 @@ class RunSide(SubmissionSide, CompletionSide):
         self._unread: list[int | None] = [None]
         """Descriptors that nobody has collected, while they are being closed: see close_all."""
 
+    @overload
+    def run(self, operations: StatxMany, *, timeout: float | None = None) -> StatxCompletions: ...
+    @overload
+    def run(
+        self, operations: Batch | Iterable[Queueable], *, timeout: float | None = None
+    ) -> Completions: ...
     def run(
         self, operations: Batch | Iterable[Queueable], *, timeout: float | None = None
     ) -> Completions:
@@ -205,7 +212,7 @@ class RunSide(SubmissionSide, CompletionSide):
             self._fail("io_uring_enter", -errno.EBADFD)
         batch = operations if isinstance(operations, Batch) else Batch(operations)
         if not batch._count:
-            return EMPTY
+            return batch._nothing
         if batch._longest_chain > self._params.sq_entries:
             raise ValueError(
                 f"a chain of {batch._longest_chain} operations does not fit in"
@@ -238,7 +245,8 @@ class RunSide(SubmissionSide, CompletionSide):
                 self._drive(run, result, end_ns)
             if self._is_guarded:  # closed meanwhile: these are not results, but what close() left
                 self._check_open()
-            completions = _new(Completions)  # __init__ would look at what is certain here: 80 ns
+            # __init__ would look at what is certain here: 80 ns
+            completions = _new(batch._completions)
             completions._count, completions._raw = batch._count, bytes(run.landed)
             completions._subjects, completions._size = run.subjects, size
             if batch._chosen:

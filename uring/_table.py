@@ -197,7 +197,8 @@ _KEPT: Final = """\
 _OPCODES: Final = """\
 `uring.Opcode`: what one SQE asks for. Each class is in `uring`, and its `help()` says what its
 fields and its result mean. Behind a semicolon stand the releases of what came later.
-`ReadMany` and `WriteMany` stand for many READ and WRITE at once; `SQE`, the raw record, for any.
+`ReadMany`, `WriteMany` and `StatxMany` stand for many READ, WRITE and STATX at once; `SQE`, the raw
+record, for any.
 """
 
 _SQE_FLAGS: Final = """\

@@ -2,14 +2,15 @@
 Prepared batches: operations encoded and pinned once, to be run any number of times.
 
 `Batch` is made of operations. `ReadMany` and `WriteMany` are batches of one kind that are made of
-columns, without an object for each part. What running one means is `Ring.run()`'s business.
+columns, without an object for each part; so is `StatxMany`, in statx.py. What running one means is
+`Ring.run()`'s business.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Final, overload
 
 from uring import _columns, _memory
-from uring.completions import Answer
+from uring.completions import EMPTY, Answer, Completions
 from uring.flags import SQEFlags
 from uring.operations import Read, Write
 from uring.sqe import (
@@ -66,6 +67,7 @@ class Batch:
         "__weakref__",
         "_chosen",
         "_count",
+        "_first_pins",
         "_fresh",
         "_longest_chain",
         "_ops",
@@ -74,12 +76,18 @@ class Batch:
         "_sqes",
     )
 
+    _completions: ClassVar[type[Completions]] = Completions
+    """What a run gives."""
+    _nothing: ClassVar[Completions] = EMPTY
+    """What a run of no operations gives."""
     _ops: Sequence[Queueable]
     _count: int
     _sqes: "CData"
     _pins: object
     _fresh: Sequence[int]
-    """The operations whose memory the kernel writes for their result: encoded for each run."""
+    """The operations whose memory the kernel writes for their result: each run has its own."""
+    _first_pins: list[list[object]]
+    """The pins of those as they were encoded here, until one run has taken them."""
     _chosen: dict[int, int]
     """The numbers that operations were given: user_data -> index."""
     _longest_chain: int
@@ -94,24 +102,30 @@ class Batch:
                 " use [operation]"
             )
         ops = tuple(operations)
-        encoded, pins, fresh = [], [], []
+        encoded, pins, fresh, first_pins = [], [], [], []
         for index, op in enumerate(ops):
             record, pin = _encode(index, op)
             encoded.append(record)
             pins.append(pin)
             if pin is not None and op._keeps_memory:
                 fresh.append(index)
+                first_pins.append(pin)
         if encoded and encoded[-1][1] & _LINKED:  # else to whatever is submitted behind it
             last = encoded[-1]
             encoded[-1] = bytes([last[0], last[1] & ~_LINKED]) + last[2:]
+        self._fresh = fresh
+        self._first_pins = [first_pins]
+        self._chosen = _chosen(ops)
+        self._longest_chain = _longest_chain(encoded)
+        sqes, _ = _memory.pinned(b"".join(encoded), write=False)
+        self._hold(ops, sqes, pins)
+
+    def _hold(self, ops: Sequence[Queueable], sqes: "CData", pins: object) -> None:
         self._ops = ops
         self._count = len(ops)
         self._pins = pins
-        self._fresh = fresh
-        self._chosen = _chosen(ops)
-        self._longest_chain = _longest_chain(encoded)
         self._runs = []
-        self._sqes, _ = _memory.pinned(b"".join(encoded), write=False)
+        self._sqes = sqes
 
     def _check_new(self) -> None:
         if hasattr(self, "_sqes"):
@@ -121,8 +135,20 @@ class Batch:
         """What one run needs: the SQEs, what its completions are of, and pins of its own."""
         if not self._fresh:
             return self._sqes, self._ops, None
-        encoded = bytearray(_memory.bytes_of(self._sqes))
         subjects: list[Queueable | Answer] = list(self._ops)
+        try:  # one call takes them: whoever comes next, or in between, finds none
+            pins = self._first_pins.pop()
+        except IndexError:
+            sqes, pins = self._encode_again()
+        else:
+            sqes = self._sqes
+        for index, pin in zip(self._fresh, pins, strict=True):
+            subjects[index] = Answer(self._ops[index], pin)
+        return sqes, subjects, pins
+
+    def _encode_again(self) -> "tuple[CData, list[object]]":
+        """The SQEs, and pins, of another run."""
+        encoded = bytearray(_memory.bytes_of(self._sqes))
         pins = []
         for index in self._fresh:
             record, pin = self._ops[index]._encode()
@@ -130,10 +156,8 @@ class Batch:
             flags = encoded[start + 1]
             encoded[start : start + SQE_SIZE] = record
             encoded[start + 1] = flags  # without the link that was taken away
-            subjects[index] = Answer(self._ops[index], pin)
             pins.append(pin)
-        sqes, _ = _memory.pinned(encoded, write=False)
-        return sqes, subjects, pins
+        return _memory.pinned(encoded, write=False)[0], pins
 
     def __len__(self) -> int:
         return self._count
@@ -217,6 +241,15 @@ def _longest_chain(encoded: Sequence[bytes]) -> int:
 # ---- many of one kind, from columns ----
 
 
+def check_independent(flags: SQEFlags) -> None:
+    """Refuse flags that not all parts of a batch may have."""
+    if int(flags) & (_LINKED | _SKIP):
+        raise ValueError(
+            "the parts are independent, and a run gives the result of each: flags may not"
+            " have IO_LINK, IO_HARDLINK or CQE_SKIP_SUCCESS"
+        )
+
+
 class _Many(Batch):
     __slots__ = ()
 
@@ -234,11 +267,7 @@ class _Many(Batch):
         flags: SQEFlags = NO_FLAGS,
         personality: int = 0,
     ) -> None:
-        if int(flags) & (_LINKED | _SKIP):
-            raise ValueError(
-                "the parts are independent, and a run gives the result of each: flags may not"
-                " have IO_LINK, IO_HARDLINK or CQE_SKIP_SUCCESS"
-            )
+        check_independent(flags)
         self._check_new()
         if fd is None:
             raise TypeError(
@@ -258,14 +287,11 @@ class _Many(Batch):
         sqes, lent = _columns.encode_parts(
             pattern._encode()[0], None if one_file else fd, buffer, offsets, lengths, write=write
         )
-        self._ops = _Parts(self._kind, sqes, buffer, lent.base)
-        self._count = len(self._ops)
-        self._sqes = sqes
-        self._pins = (lent, fd)
         self._fresh = ()
+        self._first_pins = []
         self._chosen = {}
         self._longest_chain = 1
-        self._runs = []
+        self._hold(_Parts(self._kind, sqes, buffer, lent.base), sqes, (lent, fd))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {len(self)} parts>"

@@ -237,8 +237,8 @@ class Completions(Sequence[CQE]):
     @overload
     def __getitem__(self, index: int) -> CQE: ...
     @overload
-    def __getitem__(self, index: slice) -> "Completions": ...
-    def __getitem__(self, index: int | slice) -> "CQE | Completions":
+    def __getitem__(self, index: slice) -> Self: ...
+    def __getitem__(self, index: int | slice) -> CQE | Self:
         if isinstance(index, slice):
             size = self._size
             chosen = range(*index.indices(len(self)))
@@ -246,7 +246,7 @@ class Completions(Sequence[CQE]):
                 raw = self._raw[chosen.start * size : max(chosen.start, chosen.stop) * size]
             else:
                 raw = b"".join(self._raw[i * size : (i + 1) * size] for i in chosen)
-            return Completions(raw, self._subjects[index], cqe_size=size)
+            return type(self)(raw, self._subjects[index], cqe_size=size)
         count = self._count
         place = index + count if index < 0 else index
         if not 0 <= place < count:
