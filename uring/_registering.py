@@ -84,7 +84,8 @@ class RegisterSide(CallSide):
 
         Args:
             offset: the first slot, from 0.
-            fds: descriptors or objects with `fileno()`; -1 empties a slot, -2 leaves it alone.
+            fds: descriptors or objects with `fileno()`; -1 empties a slot, REGISTER_FILES_SKIP
+                leaves it alone.
 
         Returns:
             How many slots were updated; see `RegisteredFiles.update()`.
@@ -92,7 +93,7 @@ class RegisterSide(CallSide):
         Raises:
             RegisterError: ENXIO, nothing is registered; EINVAL, past the end of the table.
 
-        Kernel: 5.5; -2: 5.12. liburing: io_uring_register_files_update(3).
+        Kernel: 5.5; REGISTER_FILES_SKIP 5.12. liburing: io_uring_register_files_update(3).
         """
         check_range("offset", offset, 0, UINT32_MAX)
         return _files.update_files(self, offset, fds, None, None)

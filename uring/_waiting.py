@@ -196,8 +196,8 @@ class WaitingSide(RunSide):
         Give the queues other sizes; what is queued, in flight or not copied out yet stays.
 
         For rings with `SetupFlags.DEFER_TASKRUN`, from their owner. Other threads may look at the
-        ring meanwhile, but not poll its descriptor:
-        kernels before 7.0, or an early 6.18, do not guard that.
+        ring meanwhile, but not poll its descriptor: kernels before 7.0, or an early 6.18, do not
+        guard that.
 
         Args:
             entries: as for `Ring`.

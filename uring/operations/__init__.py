@@ -1,7 +1,8 @@
 """
-The operations, a file per family: files, paths, sockets, polling, timeouts, control.
+The operations, a file per family.
 
-`_base` holds the mechanism that they share, `_targets` what names another operation.
+`_base` holds the mechanism that all share; `_groups` what takes a provided buffer, `_targets` what
+names another operation, and `_socket_flags` the flags in ``sqe->ioprio``.
 """
 
 from uring.operations._base import Operation

@@ -99,8 +99,8 @@ class UringCmd128(UringCmd):
 
     Needs a ring with SetupFlags.SQE128 or SQE_MIXED; with the first `UringCmd` does the same.
 
-    Completion: res is as that of `UringCmd`. A kernel without the opcode, as 6.18 is, answers
-        EINVAL.
+    Completion: res is as that of `UringCmd`. A kernel without the opcode, as 6.18 is:
+        UnsupportedError when it is queued.
 
     Kernel: 6.19. liburing: io_uring_prep_uring_cmd128(3).
     """

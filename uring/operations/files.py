@@ -121,7 +121,7 @@ class Write(Operation):
         ioprio: I/O priority, as ioprio_set(2) has it; 0 is the thread's own.
 
     Lifetime: the buffer is pinned until the completion; changing its bytes before then changes
-    what is written.
+        what is written.
     Completion: res is the number of bytes written.
 
     Kernel: 5.6. liburing: io_uring_prep_write(3).

@@ -92,7 +92,7 @@ class Recvmsg(Operation):
         ioprio_flags: `SendRecvFlags`: RECVSEND_POLL_FIRST waits for data before it tries.
 
     Lifetime: every buffer is pinned until the completion; the room for the rest is the ring's,
-    until the result has been read.
+        until the result has been read.
     Completion: res is the number of bytes received; 0 when the peer has shut down. `result()` is a
         `Message`. Descriptors in its control data are the caller's to close; those of a completion
         that nobody has copied out when the ring closes are closed with it. For their sake it
@@ -148,7 +148,7 @@ class RecvmsgSelect(Selecting):
         ioprio_flags: `SendRecvFlags`: RECVSEND_POLL_FIRST waits for data before it tries.
 
     Lifetime: the group is held until the completion; the room for address and control data is the
-    ring's, until the result has been read.
+        ring's, until the result has been read.
     Completion: res is the number of bytes received; 0 when the peer has shut down. `result()` is a
         `Message` with the `Lease` of the buffer that they are in. ENOBUFS when the group was empty.
         Descriptors in the control data are as those of `Recvmsg`.

@@ -69,7 +69,7 @@ class PollMultishot(Operation):
             (ADD_LEVEL), and 6.18 answers EINVAL.
 
     Completion: res is the bits that are set, each time with MORE; without MORE it has ended: with
-        ECANCELED after `PollRemove`, or with bits, when the completion queue had overflown: queue
+        ECANCELED after `PollRemove`, or with bits, when the completion queue had overflowed: queue
         it again.
 
     Kernel: 5.1; multishot 5.13. liburing: io_uring_prep_poll_multishot(3).

@@ -141,7 +141,7 @@ class ProvideBuffers(Operation):
             `CQE.buffer_id`; the others have the numbers that follow, up to 65535.
 
     Lifetime: the memory is pinned until the ring is closed: nothing tells when the kernel has let
-    go of it.
+        go of it.
     Completion: res is 0; EINVAL when the group is a `BufferRing`, ENOMEM when some were not added.
 
     Kernel: 5.7. liburing: io_uring_prep_provide_buffers(3).

@@ -118,7 +118,7 @@ class TimeoutMultishot(_TimesOut):
     Lifetime: the time is copied and held until the terminal completion.
     Completion: res is -ETIME each time, with MORE but for the last of `count`; -ECANCELED, without
         MORE, when it was removed. None of these is an error; `result()` is whether it was time.
-        It ends with -ETIME without MORE as well when the completion queue had overflown.
+        It ends with -ETIME without MORE as well when the completion queue had overflowed.
 
     Kernel: 5.4; multishot 6.4. liburing: io_uring_prep_timeout(3).
     """

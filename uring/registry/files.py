@@ -107,7 +107,8 @@ class RegisteredFiles(Registration):
 
         Args:
             index: the first slot, from 0.
-            fds: descriptors or objects with `fileno()`; -1 empties a slot, -2 leaves it alone.
+            fds: descriptors or objects with `fileno()`; -1 empties a slot, REGISTER_FILES_SKIP
+                leaves it alone.
             tags: a number for each: once it is replaced, and no operation uses it any more, a
                 completion comes whose user_data is the tag, and whose res is 0. 0 means none.
 
