@@ -4,7 +4,7 @@ import socket
 from typing import Any, ClassVar, Final, Literal
 
 from uring._leases import Lease
-from uring.flags import SQEFlags
+from uring.flags import CQEFlags, SQEFlags
 from uring.operations._base import Operation, operation, with_care
 from uring.sqe import FileLike, Group, buffer_group
 
@@ -52,6 +52,19 @@ class Selecting(Operation):
         if memory is not None:
             return encoded, GroupPin(group, memory)
         return encoded, None if isinstance(group, int) else group
+
+
+class Filling(Selecting):
+    """An operation that fills the buffer that it takes, and whose result is that buffer."""
+
+    __slots__ = ()
+
+    def _result(self, res: int, memory: object, flags: int) -> Lease | int:
+        """Return what came; an empty lease at the end; the number when the group is not known."""
+        if isinstance(memory, Lease):
+            return memory
+        is_end = res == 0 and not flags & CQEFlags.BUFFER
+        return Lease() if is_end and memory is not None else res
 
 
 def lease_of(memory: object) -> Lease | None:

@@ -20,7 +20,7 @@ from uring.operations._base import (
     position,
     stream,
 )
-from uring.operations._groups import Selecting, lease_of
+from uring.operations._groups import Filling
 from uring.sqe import FileLike, Fixed
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ def _encode_vector(self: Any, *, write: bool, write_stream: int = 0) -> tuple[by
     return self._pack(self._fd, off, address, count, *options), pins
 
 
-class _Selects(Selecting):
+class _Selects(Filling):
     """A read into a buffer that the kernel takes from a group when there is something to read."""
 
     __slots__ = ()
@@ -223,10 +223,6 @@ class _Selects(Selecting):
             ioprio=self._ioprio,
         )
         return encoded
-
-    def _result(self, res: int, memory: object, _flags: int) -> object:
-        lease = lease_of(memory)
-        return res if lease is None else lease
 
 
 @operation
@@ -247,8 +243,8 @@ class ReadSelect(_Selects):
         ioprio: I/O priority, as ioprio_set(2) has it; 0 is the thread's own.
 
     Completion: res is the number of bytes read, 0 at the end of the file, which takes a buffer as
-        well on files (on pipes, none); `CQE.buffer_id` says which. `result()` is the `Lease` of the
-        buffer when the group is a `BufferRing`, else the number of bytes.
+        well; `CQE.buffer_id` says which. `result()` is the `Lease` of the buffer when the group is
+        a `BufferRing`, else the number of bytes.
     Raises: from `CQE.result()`, OSError with ENOBUFS when the group has no buffer, or is not there.
 
     Kernel: 5.6; groups 5.7. liburing: io_uring_prep_read(3), IOSQE_BUFFER_SELECT.
@@ -283,7 +279,8 @@ class ReadMultishot(_Selects):
 
     Completion: res is the number of bytes read, in the buffer that `CQE.buffer_id` names; on the
         last one 0 at the end of the file, or an error, without a buffer. `result()` is the `Lease`
-        of the buffer when the group is a `BufferRing`, else the number of bytes.
+        of the buffer, empty at the end of the file, when the group is a `BufferRing`; else the
+        number of bytes.
     Raises: from `CQE.result()`, OSError with ENOBUFS when the group has no buffer, or is not there;
         with EBADFD when the file cannot be polled, as those on a disk.
 
