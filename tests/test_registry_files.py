@@ -212,8 +212,8 @@ def test_files_tag_in_use_is_refused(
         ([1], ValueError, "2 slots need as many tags"),
         ([1, "x"], TypeError, "a tag must be an int"),
         ([1, True], TypeError, "a tag must be an int"),
-        ([1, 2**64], ValueError, r"0\.\.2\*\*64"),
-        ([1, -1], ValueError, r"0\.\.2\*\*64"),
+        ([1, 2**64], ValueError, r"0\.\.18446744073709551615"),
+        ([1, -1], ValueError, r"0\.\.18446744073709551615"),
         ([1, 2], ValueError, "stays empty"),
     ],
 )

@@ -22,7 +22,7 @@ The layers, from the top; each imports only from those below it:
     completions  _memory                    CQE; what the kernel may touch
     sqe  errors  _values                    the raw 64 bytes; the exceptions; how values are made
     file_flags                              the numbers of file system calls
-    flags  _ffi                             the numbers of io_uring; the door to the C shim
+    flags  _ffi  _checks                    the numbers of io_uring; the door to C; arguments
 """
 
 from uring._file_memory import StatxResult

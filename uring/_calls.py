@@ -12,10 +12,10 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from uring import _memory
+from uring._checks import check_range
 from uring._completion import deadline_ns
 from uring._core import NO_FD, NOT_PLAIN, Core
 from uring._ffi import ffi, lib
-from uring._setup import check_range
 from uring._submission import ring_behind
 from uring.errors import RingClosedError, UnsupportedError, UringError, register_error
 from uring.flags import MsgRingFlags, Opcode, RegisterOpcode

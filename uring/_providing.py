@@ -1,9 +1,9 @@
 """Registering groups of provided buffers: see registry.buffer_rings and _leases."""
 
 from uring._calls import CallSide
+from uring._checks import check_range
 from uring._ffi import lib
 from uring._leases import Block
-from uring._setup import check_range
 from uring.errors import call_error
 from uring.flags import PbufRingFlags, RegisterOpcode
 from uring.registry.buffer_rings import (

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from uring._calls import CallSide
+from uring._checks import check_range
 from uring._ffi import ffi
-from uring._setup import check_range
 from uring.flags import NapiTracking, RegisterOpcode, ZcrxRegisterFlags
 from uring.registry import buffers as _buffers
 from uring.registry import eventfd as _eventfd

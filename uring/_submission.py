@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from uring import _teardown
+from uring._checks import check_range
 from uring._claims import FIRST_DRAWN, Record, Subject, is_linked, skips
 from uring._core import Core
 from uring._ffi import ffi, lib
 from uring._inflight import Recent
 from uring._pledges import UNKNOWN_RING, MessagePledge, Pledge, Promised, RenamePledge
-from uring._setup import RingParams, check_range
+from uring._setup import RingParams
 from uring.completions import Answer
 from uring.errors import SubmissionQueueFull, UnsupportedError
 from uring.flags import Opcode, SetupFlags, SQEFlags

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import attrs
 
 from uring import _memory
+from uring._checks import check_range
 from uring._completion import deadline_ns
 from uring._ffi import ffi, lib
 from uring._running import RunSide
-from uring._setup import check_cq_entries, check_entries, check_range
+from uring._setup import check_cq_entries, check_entries
 from uring.completions import EMPTY
 from uring.errors import RegisterError, RingClosedError, UnsupportedError
 from uring.flags import CQRingFlags, EnterFlags, Features, RegisterOpcode, SetupFlags

@@ -46,13 +46,14 @@ import warnings
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 from uring import _teardown
+from uring._checks import check_range
 from uring._core import CLOSED, FORKED, NO_FD, lives
 from uring._ffi import lib
 from uring._inflight import InFlight
 from uring._providing import ProvideSide
 from uring._registering import RegisterSide
 from uring._ringfd import RingFdSide
-from uring._setup import RingParams, check_range, setup
+from uring._setup import RingParams, setup
 from uring._streaming import StreamSide
 from uring._views import CompletionQueueView, SubmissionQueueView
 from uring._waiting import WaitingSide

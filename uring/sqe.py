@@ -24,6 +24,7 @@ from typing import (
 
 import attrs
 
+from uring._checks import check_range
 from uring.flags import (
     FILE_INDEX_ALLOC,
     AcceptFlags,
@@ -133,10 +134,7 @@ def check_message_flags(cqe_flags: int) -> int:
 
     SKIP and F_32 say how long a CQE is; with them the target would misread all that follow.
     """
-    if not isinstance(cqe_flags, int) or isinstance(cqe_flags, bool):
-        raise TypeError(f"cqe_flags must be an int, not {cqe_flags!r}")
-    if not 0 <= cqe_flags <= UINT32_MAX:
-        raise ValueError(f"cqe_flags must be in 0..{UINT32_MAX}, not {cqe_flags}")
+    check_range("cqe_flags", cqe_flags, 0, UINT32_MAX)
     if cqe_flags & (CQEFlags.SKIP | CQEFlags.F_32):
         raise ValueError("cqe_flags must not have SKIP or F_32: the kernel alone sets them")
     return cqe_flags

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Final, Literal, TypeVar, dataclass_transform
 import attrs
 
 from uring import _memory
+from uring._checks import check_range
 from uring._memory import BYTES, address_of, is_buffer, lend
 from uring._values import value
 from uring.flags import Opcode, SQEFlags
@@ -79,13 +80,10 @@ def position(offset: Any) -> int:
     return UINT64_MAX if offset == -1 else offset
 
 
-def stream(write_stream: Any) -> int:
+def stream_field(write_stream: object) -> int:
     """``sqe->write_stream``, the first byte of ``sqe->splice_fd_in``."""
-    if not isinstance(write_stream, int):
-        raise TypeError(f"write_stream must be an integer, not {write_stream!r}")
-    if not 0 <= write_stream <= 255:
-        raise ValueError(f"write_stream must be in 0..255, not {write_stream}")
-    return write_stream << 24 if sys.byteorder == "big" else write_stream
+    number = check_range("write_stream", write_stream, 0, 255)
+    return number << 24 if sys.byteorder == "big" else number
 
 
 _OLDEST: Final = (5, 6)
@@ -210,15 +208,6 @@ class Operation(Queueable):
             except (TypeError, ValueError) as error:
                 raise type(error)(f"{self!r}: {error}") from None
             raise
-
-
-def integer(name: str, number: object, lowest: int, highest: int) -> int:
-    """Refuse what is no integer of this range, before it is cut off or read as something else."""
-    if not isinstance(number, int) or isinstance(number, bool):
-        raise TypeError(f"{name} must be an integer, not {number!r}")
-    if not lowest <= number <= highest:
-        raise ValueError(f"{name} must be in {lowest}..{highest}, not {number}")
-    return int(number)
 
 
 def ordinary(name: str, file: object) -> int:

@@ -4,9 +4,10 @@ from typing import Any, Final, Literal
 
 import attrs
 
+from uring._checks import check_range
 from uring._leases import Lease
 from uring.flags import Opcode, SQEFlags, UringCmdFlags
-from uring.operations._base import Operation, integer, operation, with_care
+from uring.operations._base import Operation, operation, with_care
 from uring.sqe import UINT32_MAX, FileLike, Group, buffer_group
 
 __all__ = ["UringCmd", "UringCmd128", "UringCmdMultishot"]
@@ -30,7 +31,7 @@ class _Command(Operation):
 
     def _record(self: Any, flags: int, buf_index: int, sqe_flags: int = 0) -> bytes:
         # What is above 32 bits is another field, which must be 0.
-        cmd_op, cmd = integer("cmd_op", self.cmd_op, 0, UINT32_MAX), self.cmd
+        cmd_op, cmd = check_range("cmd_op", self.cmd_op, 0, UINT32_MAX), self.cmd
         if not isinstance(cmd, bytes):
             raise TypeError(f"cmd must be bytes, not {type(cmd).__name__}")
         if len(cmd) > _CMD128_MAX:
@@ -124,6 +125,7 @@ class UringCmdMultishot(_Command):
         len: the record's `len`.
         optlen: the record's `optlen`, which for others than sockets is `file_index`.
 
+    Lifetime: the group is held until the last completion.
     Completion: res is what the driver says, usually how much of the buffer it filled; `result()` is
         the `Lease` of that buffer when the group is a `BufferRing`. EOPNOTSUPP when the driver has
         no such command. The last one has no MORE.

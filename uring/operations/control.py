@@ -4,8 +4,9 @@ from typing import Any, ClassVar, Final, Literal
 
 import attrs
 
+from uring._checks import check_range
 from uring.flags import CancelFlags, MsgRingCommand, MsgRingFlags, NopFlags, Opcode
-from uring.operations._base import Operation, held, integer, operation, ordinary, with_care
+from uring.operations._base import Operation, held, operation, ordinary, with_care
 from uring.operations._targets import Targeting
 from uring.sqe import (
     AUTO,
@@ -35,7 +36,7 @@ __all__ = [
 
 def _signed32(name: str, number: object) -> int:
     """The 32 bits of a result, which is a signed number."""
-    return integer(name, number, -(2**31), 2**31 - 1) & UINT32_MAX
+    return check_range(name, number, -(2**31), 2**31 - 1) & UINT32_MAX
 
 
 _NO_FLAGS: Final = NopFlags(0)
@@ -148,7 +149,7 @@ def _opcode(opcode: object) -> tuple[int, int]:
     if opcode is None:
         return 0, 0
     # The kernel reads one byte of it.
-    return integer("target_opcode", opcode, 0, 255), int(CancelFlags.OP)
+    return check_range("target_opcode", opcode, 0, 255), int(CancelFlags.OP)
 
 
 @operation

@@ -18,7 +18,7 @@ from uring.operations._base import (
     operation,
     pack_lent,
     position,
-    stream,
+    stream_field,
 )
 from uring.operations._groups import Filling
 from uring.sqe import FileLike, Fixed
@@ -203,7 +203,7 @@ class Writev(Operation):
 
 def _encode_vector(self: Any, *, write: bool, write_stream: int = 0) -> tuple[bytes, object]:
     pins, address, count = _memory.iovecs(self._buffers, write=write)
-    off, splice_fd_in = position(self._offset), stream(write_stream)
+    off, splice_fd_in = position(self._offset), stream_field(write_stream)
     options = self._rw_flags, self._ioprio, 0, splice_fd_in
     return self._pack(self._fd, off, address, count, *options), pins
 
@@ -242,6 +242,7 @@ class ReadSelect(_Selects):
         rw_flags: RWF_* flags, as os.preadv has them.
         ioprio: I/O priority, as ioprio_set(2) has it; 0 is the thread's own.
 
+    Lifetime: the group is held until the completion.
     Completion: res is the number of bytes read, 0 at the end of the file, which takes a buffer as
         well; `CQE.buffer_id` says which. `result()` is the `Lease` of the buffer when the group is
         a `BufferRing`, else the number of bytes.
@@ -277,6 +278,7 @@ class ReadMultishot(_Selects):
         rw_flags: RWF_* flags, as os.preadv has them.
         ioprio: I/O priority, as ioprio_set(2) has it; 0 is the thread's own.
 
+    Lifetime: the group is held until the last completion.
     Completion: res is the number of bytes read, in the buffer that `CQE.buffer_id` names; on the
         last one 0 at the end of the file, or an error, without a buffer. `result()` is the `Lease`
         of the buffer, empty at the end of the file, when the group is a `BufferRing`; else the

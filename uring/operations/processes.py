@@ -5,8 +5,9 @@ from typing import Literal
 import attrs
 
 from uring import _structures
+from uring._checks import check_range
 from uring.flags import Opcode
-from uring.operations._base import Operation, integer, operation, with_care
+from uring.operations._base import Operation, operation, with_care
 
 __all__ = ["Waitid", "WaitidResult"]
 
@@ -62,9 +63,9 @@ class Waitid(Operation):
     _prepared: Literal[False] = with_care()
 
     def _encode(self) -> tuple[bytes, object]:
-        idtype = integer("idtype", self.idtype, 0, 2**31 - 1)
-        number = integer("id", self.id, 0, 2**31 - 1)
-        options = integer("options", self.options, 0, 2**31 - 1)
+        idtype = check_range("idtype", self.idtype, 0, 2**31 - 1)
+        number = check_range("id", self.id, 0, 2**31 - 1)
+        options = check_range("options", self.options, 0, 2**31 - 1)
         room = _structures.ChildInfo()
         return self._pack(number, off=room.address, len=idtype, splice_fd_in=options), room
 

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import attrs
 
 from uring import _memory, _structures
+from uring._checks import check_range
 from uring.flags import FILE_INDEX_ALLOC, FixedFdFlags, Opcode
-from uring.operations._base import Operation, integer, lent, operation, with_care
+from uring.operations._base import Operation, lent, operation, with_care
 from uring.sqe import Fixed, HasFileno
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class FilesUpdate(Operation):
 
     def _encode(self) -> tuple[bytes, object]:
         # FILE_INDEX_ALLOC as an offset would be another operation, with a result in memory.
-        offset = integer("offset", self.offset, 0, 2**31 - 1)
+        offset = check_range("offset", self.offset, 0, 2**31 - 1)
         array = _array(self.fds, -2)
         return self._pack(off=offset, addr=array.address, len=array.count), array
 
@@ -159,9 +160,9 @@ class ProvideBuffers(Operation):
     _prepared: Literal[False] = with_care()
 
     def _encode(self) -> tuple[bytes, object]:
-        count = integer("count", self.count, 1, _BIDS_MAX)
-        bid = integer("bid", self.bid, 0, _BIDS_MAX - count)
-        bgid = integer("bgid", self.bgid, 0, 65535)
+        count = check_range("count", self.count, 1, _BIDS_MAX)
+        bid = check_range("bid", self.bid, 0, _BIDS_MAX - count)
+        bgid = check_range("bgid", self.bgid, 0, 65535)
         pin, address, length = _memory.writable(self.buffer)
         size, rest = divmod(length, count)
         if rest or not size:
@@ -192,5 +193,5 @@ class RemoveBuffers(Operation):
     bgid: int = attrs.field(kw_only=True)
 
     def _encode(self) -> tuple[bytes, object]:
-        count = integer("count", self.count, 1, _BIDS_MAX)
-        return self._pack(count, buf_index=integer("bgid", self.bgid, 0, 65535)), None
+        count = check_range("count", self.count, 1, _BIDS_MAX)
+        return self._pack(count, buf_index=check_range("bgid", self.bgid, 0, 65535)), None

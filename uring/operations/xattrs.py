@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import attrs
 
 from uring import _file_memory, _memory
+from uring._checks import check_range
 from uring.flags import Opcode
 from uring.operations._base import Operation, lent, operation, with_care
 from uring.sqe import FileLike, Filename
@@ -34,13 +35,10 @@ class _Gets(Operation):
 
 def _room(size: object, *pins: object) -> tuple[int, object]:
     """The address of room for a value, and the pins of all that the kernel touches."""
-    if not isinstance(size, int):
-        raise TypeError(f"size must be an integer, not {size!r}")
-    if not 0 <= size <= XATTR_SIZE_MAX:
-        raise ValueError(f"size must be in 0..{XATTR_SIZE_MAX}, not {size}")
-    if size == 0:
+    number = check_range("size", size, 0, XATTR_SIZE_MAX)
+    if number == 0:
         return 0, pins
-    room = _file_memory.Room(size, *pins)
+    room = _file_memory.Room(number, *pins)
     return room.address, room
 
 

@@ -11,8 +11,8 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from uring import _memory
+from uring._checks import check_range
 from uring._ffi import lib
-from uring._setup import check_range
 from uring.flags import Opcode, PbufRingFlags, SQEFlags
 
 if TYPE_CHECKING:

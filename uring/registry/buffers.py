@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, Self
 
 from uring import _memory
+from uring._checks import check_range
 from uring._ffi import ffi
 from uring._memory import FixedBuffer
-from uring._setup import check_range
 from uring.errors import BufferPoolEmpty, UringError, register_error
 from uring.flags import CloneBuffersFlags, RegisterOpcode, RsrcFlags
 from uring.registry._base import (

@@ -9,8 +9,8 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from uring import _memory
+from uring._checks import check_range
 from uring._ffi import ffi
-from uring._setup import check_range
 from uring.errors import register_error
 from uring.flags import REGISTER_FILES_SKIP, RegisterOpcode, RsrcFlags
 from uring.registry._base import (

@@ -11,7 +11,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from uring import _memory
-from uring._setup import check_range
+from uring._checks import check_range
 from uring.flags import (
     MemRegionTypeFlags,
     RegisterOpcode,
