@@ -9,7 +9,7 @@ descriptor is expected; `file_field` turns whatever names a file into what the r
 import operator
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import (
     ClassVar,
@@ -187,13 +187,19 @@ def descriptor(fd: int | HasFileno) -> int:
     return number
 
 
-def explain(*fields: object) -> None:
-    """Name the field that `record_pack` refused, all of them being given in its order."""
+def explain(
+    *fields: object, called: Callable[[str, object], str] = lambda name, _value: name
+) -> None:
+    """
+    Name the field that `record_pack` refused, all of them being given in its order.
+
+    `called` tells what who gave it calls a field, from its name here and its value.
+    """
     for (name, low, high), value in zip(_FIELDS, fields, strict=True):
         if not hasattr(value, "__index__"):
-            raise TypeError(f"{name} must be an integer, not {value!r}") from None
+            raise TypeError(f"{called(name, value)} must be an integer, not {value!r}") from None
         if not low <= operator.index(value) <= high:
-            raise ValueError(f"{name} must be in {low}..{high}, not {value!r}") from None
+            raise ValueError(f"{called(name, value)} must be in {low}..{high}, not {value!r}")
 
 
 _IOPRIO, _LEN, _OP_FLAGS = slice(2, 4), slice(24, 28), slice(28, 32)

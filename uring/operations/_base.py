@@ -6,6 +6,7 @@ An operation is a frozen value. Its `_encode` pins the memory that it lends, wit
 completion means. Everything else is here, once.
 """
 
+import errno
 import struct
 import sys
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ import attrs
 
 from uring import _memory
 from uring._checks import check_range
-from uring._memory import BYTES, address_of, is_buffer, lend
+from uring._memory import BYTES, FixedBuffer, address_of, is_buffer, lend
 from uring._values import value
 from uring.flags import Opcode, SQEFlags
 from uring.sqe import (
@@ -23,6 +24,7 @@ from uring.sqe import (
     NO_FLAGS,
     UINT64_MAX,
     FileLike,
+    Filename,
     Fixed,
     Queueable,
     Slot,
@@ -37,6 +39,8 @@ _T = TypeVar("_T")
 
 def describe(buffer: object) -> str:
     """A short repr of a buffer, which may be of any length."""
+    if isinstance(buffer, FixedBuffer):
+        return repr(buffer)
     try:
         return f"<{type(buffer).__name__} of {memoryview(buffer).nbytes} bytes>"  # type: ignore[arg-type]  # it may be anything
     except (TypeError, ValueError, BufferError):  # a wrong argument must still have a repr
@@ -204,10 +208,16 @@ class Operation(Queueable):
             personality = self._personality
             fields = (off, addr, len, op_flags, 0, buf_index, personality, splice_fd_in, addr3)
             try:
-                explain(self.opcode, flags, ioprio, fd, *fields)
+                explain(self.opcode, flags, ioprio, fd, *fields, called=self._own_name)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"{self!r}: {error}") from None
             raise
+
+    def _own_name(self, name: str, given: object) -> str:
+        """What this operation calls a field of the record, if what it holds was given as it is."""
+        fields = [field.name for field in attrs.fields(type(self)) if field.init]
+        own = [field for field in fields if getattr(self, field) is given]
+        return own[0] if len(own) == 1 else name
 
 
 def ordinary(name: str, file: object) -> int:
@@ -243,6 +253,19 @@ class MakesFile(Operation):
     def _is_sole(self) -> bool:  # type: ignore[override]  # the same
         # Under one number with another that makes a descriptor, nobody could tell which res is one.
         return self.slot is not None
+
+    def _with_cloexec(self: Any, name: str, bit: int) -> int:
+        """The flags in the field `name`, with CLOEXEC unless a registered file is made."""
+        flags: int = check_range(name, getattr(self, name), 0, UINT64_MAX)
+        return flags | bit if self.cloexec and self.slot is None else flags
+
+    def _error_context(self, number: int) -> tuple[str, Filename]:
+        note, filename = super()._error_context(number)
+        if self.slot is not None and number == errno.ENFILE:
+            note += ": no slot is free, or no files are registered"
+        if self.slot is not None and number == errno.ENXIO:
+            note += ": no files are registered, so there are no slots"
+        return note, filename
 
     def _result(self, res: int, _memory: object, _flags: int) -> object:
         """Return the new descriptor, or the slot that was filled."""

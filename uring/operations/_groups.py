@@ -1,12 +1,13 @@
 """Operations on a buffer that the kernel takes from a group of provided buffers."""
 
+import errno
 import socket
 from typing import Any, ClassVar, Final, Literal
 
 from uring._leases import Lease
 from uring.flags import CQEFlags, SQEFlags
 from uring.operations._base import Operation, operation, with_care
-from uring.sqe import FileLike, Group, buffer_group
+from uring.sqe import FileLike, Filename, Group, buffer_group
 
 _SELECT: Final = int(SQEFlags.BUFFER_SELECT)
 
@@ -44,6 +45,14 @@ class Selecting(Operation):
     @property
     def _is_sole(self) -> bool:  # type: ignore[override]  # of the class, for the others
         return not isinstance(self.group, int)  # only it can say whose buffer a completion names
+
+    def _error_context(self, number: int) -> tuple[str, Filename]:
+        note, filename = super()._error_context(number)
+        if number == errno.ENOBUFS:
+            note += ": the group has no buffer left, or there is no such group"
+        if number == errno.ENOENT:
+            note += ": there is no such group"
+        return note, filename
 
     def _select(self, memory: object = None, **fields: Any) -> tuple[bytes, object]:
         """Encode it, and pin the group and what memory is lent besides."""

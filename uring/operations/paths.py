@@ -99,11 +99,9 @@ class Openat(_Named, MakesFile):
 
     def _encode(self: Any) -> tuple[bytes, object]:
         pin, address = _memory.path(self._path)
-        slot, flags = self._slot, self._open_flags
-        if self._cloexec and slot is None:
-            flags |= os.O_CLOEXEC
+        flags = self._with_cloexec("open_flags", os.O_CLOEXEC)
         fd = _directory(self._dir_fd)
-        return self._pack(fd, 0, address, self._mode, flags, 0, 0, file_index(slot)), pin
+        return self._pack(fd, 0, address, self._mode, flags, 0, 0, file_index(self._slot)), pin
 
 
 @operation
@@ -149,12 +147,10 @@ class Openat2(_Named, MakesFile):
 
     def _encode(self) -> tuple[bytes, object]:
         pin, address = _memory.path(self.path)
-        flags, mode = self.open_flags, self.mode
+        flags, mode = self._with_cloexec("open_flags", os.O_CLOEXEC), self.mode
         if mode is None:
             creates = flags & os.O_CREAT or flags & os.O_TMPFILE == os.O_TMPFILE
             mode = 0o777 if creates else 0
-        if self.cloexec and self.slot is None:
-            flags |= os.O_CLOEXEC
         how, how_address, size = _file_memory.open_how(flags, mode, self.resolve)
         record = self._pack(
             _directory(self.dir_fd),

@@ -48,9 +48,7 @@ class Pipe(MakesFile):
 
     def _encode(self) -> tuple[bytes, object]:
         room = _file_memory.PipeRoom()
-        flags = self.pipe_flags
-        if self.cloexec and self.slot is None:
-            flags |= os.O_CLOEXEC
+        flags = self._with_cloexec("pipe_flags", os.O_CLOEXEC)
         file = file_index(self.slot)
         return self._pack(addr=room.address, op_flags=flags, splice_fd_in=file), room
 

@@ -46,7 +46,7 @@ class Socket(MakesFile):
     cloexec: bool = attrs.field(default=True, kw_only=True)
 
     def _encode(self) -> tuple[bytes, object]:
-        kind = self.type | _CLOEXEC if self.cloexec and self.slot is None else self.type
+        kind = self._with_cloexec("type", _CLOEXEC)
         slot = file_index(self.slot)
         return self._pack(self.domain, off=kind, len=self.protocol, splice_fd_in=slot), None
 
@@ -147,9 +147,7 @@ class AcceptMultishot(MakesFile):
 
 
 def _accept(op: Accept | AcceptMultishot, ioprio: int, address: int = 0, length: int = 0) -> bytes:
-    flags = op.accept_flags
-    if op.cloexec and op.slot is None:
-        flags |= _CLOEXEC
+    flags = op._with_cloexec("accept_flags", _CLOEXEC)
     slot = file_index(op.slot)
     return op._pack(
         op.fd, off=length, addr=address, op_flags=flags, ioprio=ioprio, splice_fd_in=slot
