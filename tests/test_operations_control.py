@@ -233,7 +233,7 @@ WRONG: Final[list[tuple[uring.Operation, str]]] = [
     (uring.MsgRing(FIXED, target_user_data=1), "ring must be a descriptor"),  # type: ignore[arg-type]  # wrong on purpose
     (uring.MsgRing(1, target_user_data=2**64), "target_user_data must be in"),
     (uring.MsgRing(1, target_user_data=1, target_res=2**31), "target_res must be in"),
-    (uring.MsgRing(1, target_user_data=1, target_flags=2**32), "cqe_flags must be in"),
+    (uring.MsgRing(1, target_user_data=1, target_flags=2**32), "target_flags must be in"),
     (
         uring.MsgRingFd(1, source=0, slot=uring.AUTO, target_user_data=1),  # type: ignore[arg-type]  # wrong on purpose
         "source must be Fixed",

@@ -128,16 +128,16 @@ def file_index(slot: Slot | None) -> int:
     return slot.index + 1
 
 
-def check_message_flags(cqe_flags: int) -> int:
+def check_message_flags(target_flags: int) -> int:
     """
     Return flags that a message gives to a completion.
 
     SKIP and F_32 say how long a CQE is; with them the target would misread all that follow.
     """
-    check_range("cqe_flags", cqe_flags, 0, UINT32_MAX)
-    if cqe_flags & (CQEFlags.SKIP | CQEFlags.F_32):
-        raise ValueError("cqe_flags must not have SKIP or F_32: the kernel alone sets them")
-    return cqe_flags
+    check_range("target_flags", target_flags, 0, UINT32_MAX)
+    if target_flags & (CQEFlags.SKIP | CQEFlags.F_32):
+        raise ValueError("target_flags must not have SKIP or F_32: the kernel alone sets them")
+    return target_flags
 
 
 class HasBgid(Protocol):
