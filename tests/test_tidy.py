@@ -130,6 +130,7 @@ def test_operations_whose_completions_need_care_say_so(operation: type[uring.Ope
         "_keeps_memory",
         "_is_sole",
         "_reaches_out",
+        "_lends_to_ring",
         "_takes_buffer",
         "_is_probed",
     )

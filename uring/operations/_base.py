@@ -47,11 +47,6 @@ def describe(buffer: object) -> str:
         return f"<{type(buffer).__name__}>"
 
 
-def with_care(*, init: Literal[False] = False) -> Any:
-    """Declare `_prepared` of a class whose completions need care: it makes a descriptor, say."""
-    return attrs.field(default=False, init=init, eq=False, repr=False)
-
-
 def lent() -> Any:
     """Declare a field that holds a buffer: it compares by identity, and its repr is short."""
     return attrs.field(eq=id, repr=describe)
@@ -93,22 +88,28 @@ def stream_field(write_stream: object) -> int:
 _OLDEST: Final = (5, 6)
 """The oldest Linux that this package is for: see errors._missing."""
 
+_CARE: Final = (
+    *("_is_probed", "_is_sole", "_reaches_out", "_lends_to_ring"),
+    *("_keeps_memory", "_makes_descriptor", "_takes_buffer"),
+)
+"""What of a class wants more than the shortest way, in being queued or in its completions."""
 
-@dataclass_transform(frozen_default=True, field_specifiers=(attrs.field, with_care, lent, all_lent))
+
+@dataclass_transform(frozen_default=True, field_specifiers=(attrs.field, lent, all_lent))
 def operation(cls: type[_T]) -> type[_T]:
     """
     Make an operation class of its annotations: see `_values`.
 
     What is newer than the oldest kernel that this package is for is asked of the kernel when it is
-    queued, and so is kept off the shortest way there.
+    queued. That, and whatever else `_CARE` names, is kept off the shortest way there.
     """
     made: Any = cls
     opcode = vars(cls).get("opcode")
     if opcode is not None and tuple(map(int, opcode.since.split("."))) > _OLDEST:
         made._is_probed = True
-        if "_prepared" not in vars(cls):
-            made._prepared = with_care()
-            made.__annotations__ = {**made.__annotations__, "_prepared": Literal[False]}
+    if any(getattr(cls, each, False) for each in _CARE):
+        made._prepared = attrs.field(default=False, init=False, eq=False, repr=False)
+        made.__annotations__ = {**made.__annotations__, "_prepared": Literal[False]}
     return value(cls)
 
 
@@ -242,8 +243,6 @@ class MakesFile(Operation):
     """An operation that makes a descriptor, or a registered file when it is given a slot."""
 
     slot: Slot | None = attrs.field(default=None, kw_only=True)
-
-    _prepared: Literal[False] = with_care()
 
     @property
     def _makes_descriptor(self) -> bool:  # type: ignore[override]  # of the class, for the others

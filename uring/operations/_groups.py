@@ -2,11 +2,11 @@
 
 import errno
 import socket
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final
 
 from uring._leases import Lease
 from uring.flags import CQEFlags, SQEFlags
-from uring.operations._base import Operation, operation, with_care
+from uring.operations._base import Operation, operation
 from uring.sqe import FileLike, Filename, Group, buffer_group
 
 _SELECT: Final = int(SQEFlags.BUFFER_SELECT)
@@ -40,7 +40,6 @@ class Selecting(Operation):
 
     _keeps_memory: ClassVar[bool] = True
     _takes_buffer: ClassVar[bool] = True
-    _prepared: Literal[False] = with_care()
 
     @property
     def _is_sole(self) -> bool:  # type: ignore[override]  # of the class, for the others

@@ -1,13 +1,13 @@
 """Commands that a driver gives its own meaning, as ioctl(2) does."""
 
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import attrs
 
 from uring._checks import check_range
 from uring._leases import Lease
 from uring.flags import Opcode, SQEFlags, UringCmdFlags
-from uring.operations._base import Operation, operation, with_care
+from uring.operations._base import Operation, operation
 from uring.sqe import UINT32_MAX, FileLike, Group, buffer_group
 
 __all__ = ["UringCmd", "UringCmd128", "UringCmdMultishot"]
@@ -139,7 +139,6 @@ class UringCmdMultishot(_Command):
 
     _keeps_memory = True
     _takes_buffer = True
-    _prepared: Literal[False] = with_care()
 
     @property
     def _is_sole(self) -> bool:  # type: ignore[override]  # of the class, for the others

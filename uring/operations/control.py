@@ -1,12 +1,12 @@
 """Operations on rings themselves: nothing at all, cancelling, messages between rings."""
 
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final
 
 import attrs
 
 from uring._checks import check_range
 from uring.flags import CancelFlags, MsgRingCommand, MsgRingFlags, NopFlags, Opcode
-from uring.operations._base import Operation, held, operation, ordinary, with_care
+from uring.operations._base import Operation, held, operation, ordinary
 from uring.operations._targets import Targeting
 from uring.sqe import (
     AUTO,
@@ -311,7 +311,6 @@ class MsgRing(Operation):
     target_flags: int | None = attrs.field(default=None, kw_only=True)
 
     _reaches_out = True
-    _prepared: Literal[False] = with_care()
 
     def _message(self) -> tuple[int | HasFileno, int]:
         return self.ring, self.target_user_data
@@ -362,7 +361,6 @@ class MsgRingFd(Operation):
     cqe_skip: bool = attrs.field(default=False, kw_only=True)
 
     _reaches_out = True
-    _prepared: Literal[False] = with_care()
 
     def _message(self) -> tuple[int | HasFileno, int] | None:
         return None if self.cqe_skip else (self.ring, self.target_user_data)

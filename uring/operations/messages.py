@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -10,7 +10,7 @@ from uring import _memory, _messages
 from uring._messages import Ancillary, Message, MessageRoom, own_ancillary
 from uring._sockaddr import SOCKADDR_MAX, Address
 from uring.flags import Opcode, SendRecvFlags, SQEFlags
-from uring.operations._base import Operation, all_lent, operation, with_care
+from uring.operations._base import Operation, all_lent, operation
 from uring.operations._groups import GroupPin, Selecting, lease_of, received_flags
 from uring.operations._socket_flags import NO_SENDRECV, checked
 from uring.sqe import FileLike
@@ -113,7 +113,6 @@ class Recvmsg(Operation):
 
     _keeps_memory = True
     _is_sole = True
-    _prepared: Literal[False] = with_care()
 
     def _encode(self) -> tuple[bytes, object]:
         parts = _memory.iovecs(self.buffers, write=True)

@@ -1,14 +1,14 @@
 """What starts from a path."""
 
 import os
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import attrs
 
 from uring import _file_memory, _memory
 from uring.file_flags import AtFlags, RenameFlags, ResolveFlags, StatxMask
 from uring.flags import Opcode
-from uring.operations._base import MakesFile, Operation, operation, with_care
+from uring.operations._base import MakesFile, Operation, operation
 from uring.sqe import Filename, Fixed, HasFileno, descriptor, file_index
 
 __all__ = [
@@ -95,8 +95,6 @@ class Openat(_Named, MakesFile):
     dir_fd: int | HasFileno | None = attrs.field(default=None, kw_only=True)
     cloexec: bool = attrs.field(default=True, kw_only=True)
 
-    _prepared: Literal[False] = with_care()
-
     def _encode(self: Any) -> tuple[bytes, object]:
         pin, address = _memory.path(self._path)
         flags = self._with_cloexec("open_flags", os.O_CLOEXEC)
@@ -142,8 +140,6 @@ class Openat2(_Named, MakesFile):
     resolve: ResolveFlags = attrs.field(default=ResolveFlags(0), kw_only=True)
     dir_fd: int | HasFileno | None = attrs.field(default=None, kw_only=True)
     cloexec: bool = attrs.field(default=True, kw_only=True)
-
-    _prepared: Literal[False] = with_care()
 
     def _encode(self) -> tuple[bytes, object]:
         pin, address = _memory.path(self.path)
@@ -191,7 +187,6 @@ class Statx(_Named):
     statx_flags: AtFlags = attrs.field(default=AtFlags(0), kw_only=True)
     dir_fd: int | HasFileno | None = attrs.field(default=None, kw_only=True)
 
-    _prepared: Literal[False] = with_care()
     _keeps_memory = True
 
     def _encode(self) -> tuple[bytes, object]:

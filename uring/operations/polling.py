@@ -3,14 +3,13 @@
 import select
 import sys
 from enum import IntEnum
-from typing import Literal
 
 import attrs
 
 from uring import _structures
 from uring._checks import check_range
 from uring.flags import Opcode, PollFlags
-from uring.operations._base import Operation, held, operation, ordinary, with_care
+from uring.operations._base import Operation, held, operation, ordinary
 from uring.operations._targets import Targeting
 from uring.sqe import UINT32_MAX, UINT64_MAX, FileLike, HasFileno
 
@@ -130,7 +129,6 @@ class PollUpdate(Targeting):
     multishot: bool = attrs.field(default=False, kw_only=True)
 
     _reaches_out = True
-    _prepared: Literal[False] = with_care()
 
     def _renaming(self) -> tuple[int, int] | None:
         return None if self.new_user_data is None else (self.target, self.new_user_data)
@@ -227,7 +225,6 @@ class EpollWait(Operation):
     maxevents: int = 64
 
     _keeps_memory = True
-    _prepared: Literal[False] = with_care()
 
     def _encode(self) -> tuple[bytes, object]:
         count = check_range("maxevents", self.maxevents, 1, _structures.EPOLL_EVENTS_MAX)

@@ -1,13 +1,11 @@
 """Waiting for children."""
 
-from typing import Literal
-
 import attrs
 
 from uring import _structures
 from uring._checks import check_range
 from uring.flags import Opcode
-from uring.operations._base import Operation, operation, with_care
+from uring.operations._base import Operation, operation
 
 __all__ = ["Waitid", "WaitidResult"]
 
@@ -60,7 +58,6 @@ class Waitid(Operation):
     options: int
 
     _keeps_memory = True
-    _prepared: Literal[False] = with_care()
 
     def _encode(self) -> tuple[bytes, object]:
         idtype = check_range("idtype", self.idtype, 0, 2**31 - 1)

@@ -1,13 +1,13 @@
 """The ring's own tables, changed in the order of the queue: registered files, provided buffers."""
 
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from uring import _memory, _structures
 from uring._checks import check_range
 from uring.flags import FILE_INDEX_ALLOC, FixedFdFlags, Opcode
-from uring.operations._base import Operation, lent, operation, with_care
+from uring.operations._base import Operation, lent, operation
 from uring.sqe import Fixed, HasFileno
 
 if TYPE_CHECKING:
@@ -84,7 +84,6 @@ class FilesAlloc(Operation):
     fds: "Sequence[int | HasFileno]" = attrs.field(converter=_files)
 
     _keeps_memory = True
-    _prepared: Literal[False] = with_care()
 
     def _encode(self) -> tuple[bytes, object]:
         array = _array(self.fds, 0)
@@ -118,7 +117,6 @@ class FixedFdInstall(Operation):
     cloexec: bool = attrs.field(default=True, kw_only=True)
 
     _makes_descriptor = True
-    _prepared: Literal[False] = with_care()
 
     def _encode(self) -> tuple[bytes, object]:
         if not isinstance(self.fixed, Fixed):
@@ -157,7 +155,6 @@ class ProvideBuffers(Operation):
 
     _reaches_out = True
     _lends_to_ring = True
-    _prepared: Literal[False] = with_care()
 
     def _encode(self) -> tuple[bytes, object]:
         count = check_range("count", self.count, 1, _BIDS_MAX)

@@ -4,14 +4,14 @@ import socket
 import struct
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from uring import _memory, _sockaddr
 from uring._checks import check_range
 from uring.flags import Opcode, SocketCommand, SQEFlags
-from uring.operations._base import Operation, operation, with_care
+from uring.operations._base import Operation, operation
 from uring.sqe import FileLike
 
 if TYPE_CHECKING:
@@ -91,7 +91,6 @@ class Getsockopt(Operation):
     optlen: int = attrs.field(default=4, kw_only=True)
 
     _keeps_memory = True
-    _prepared: Literal[False] = with_care()
 
     @property
     def _is_sole(self) -> bool:  # type: ignore[override]  # of the class, for the others
@@ -254,7 +253,6 @@ class Getsockname(Operation):
     peer: bool = attrs.field(default=False, kw_only=True)
 
     _keeps_memory = True
-    _prepared: Literal[False] = with_care()
 
     def _encode(self) -> tuple[bytes, object]:
         room = _sockaddr.SockaddrRoom()

@@ -1,14 +1,14 @@
 """Making, naming, connecting and closing down sockets."""
 
 import socket
-from typing import Final, Literal
+from typing import Final
 
 import attrs
 
 from uring import _sockaddr
 from uring._sockaddr import Address
 from uring.flags import AcceptFlags, Opcode
-from uring.operations._base import MakesFile, Operation, operation, with_care
+from uring.operations._base import MakesFile, Operation, operation
 from uring.operations._socket_flags import ACCEPT_FLAGS, NO_ACCEPT, checked
 from uring.sqe import AUTO, FileLike, file_index
 
@@ -84,7 +84,6 @@ class Accept(MakesFile):
     ioprio_flags: AcceptFlags = attrs.field(default=NO_ACCEPT, kw_only=True)
     cloexec: bool = attrs.field(default=True, kw_only=True)
 
-    _prepared: Literal[False] = with_care()
     _keeps_memory = True
 
     def _encode(self) -> tuple[bytes, object]:

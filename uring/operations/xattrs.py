@@ -1,14 +1,14 @@
 """Extended attributes: names with a few bytes behind them, that files have besides contents."""
 
 import os
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from uring import _file_memory, _memory
 from uring._checks import check_range
 from uring.flags import Opcode
-from uring.operations._base import Operation, lent, operation, with_care
+from uring.operations._base import Operation, lent, operation
 from uring.sqe import FileLike, Filename
 
 if TYPE_CHECKING:
@@ -69,8 +69,6 @@ class Getxattr(_Gets):
     name: str | bytes
     size: int = attrs.field(default=XATTR_SIZE_MAX, kw_only=True)
 
-    _prepared: Literal[False] = with_care()
-
     def _encode(self) -> tuple[bytes, object]:
         path, path_address = _memory.path(self.path)
         name, name_address = _file_memory.attribute(self.name)
@@ -108,8 +106,6 @@ class Fgetxattr(_Gets):
     fd: FileLike
     name: str | bytes
     size: int = attrs.field(default=XATTR_SIZE_MAX, kw_only=True)
-
-    _prepared: Literal[False] = with_care()
 
     def _encode(self) -> tuple[bytes, object]:
         name, name_address = _file_memory.attribute(self.name)
