@@ -376,7 +376,9 @@ class RegisterSide(CallSide):
 
         Kernel: 6.9. liburing: io_uring_register_napi(3).
         """
-        settings = NapiSettings(busy_poll_timeout_us, prefer_busy_poll, tracking)
+        settings = NapiSettings(
+            busy_poll_timeout_us, prefer_busy_poll=prefer_busy_poll, tracking=tracking
+        )
         return _napi.register_napi(self, settings)
 
     def unregister_napi(self) -> NapiSettings:

@@ -43,7 +43,7 @@ import sys
 import threading
 import time
 import warnings
-from typing import TYPE_CHECKING, Final, NoReturn, Self
+from typing import Final, NoReturn, Self
 
 from uring import _teardown
 from uring._checks import check_range
@@ -64,9 +64,6 @@ from uring.registry._base import Held
 from uring.registry.cancel import CANCEL_ANSWERS, sync_cancel_any
 from uring.registry.waits import Timeout
 from uring.sqe import SQE, UINT32_MAX
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 NO_SETUP_FLAGS: Final = SetupFlags(0)
 _uring_submit_one: Final = lib.uring_submit_one
@@ -293,12 +290,7 @@ class Ring(StreamSide, WaitingSide, RegisterSide, ProvideSide, RingFdSide):
         self._check_open()
         return self
 
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _value: BaseException | None,
-        _traceback: "TracebackType | None",
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def __del__(self) -> None:

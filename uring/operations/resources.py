@@ -101,7 +101,7 @@ class FixedFdInstall(Operation):
     Make an ordinary descriptor of a registered file, which stays registered.
 
     Args:
-        fixed: the registered file.
+        fd: the registered file, `Fixed(index)`.
         cloexec: set O_CLOEXEC, as Python does for its own files.
 
     Completion: res is the new descriptor; it is the caller's to close. One that nobody has copied
@@ -113,15 +113,15 @@ class FixedFdInstall(Operation):
 
     opcode = Opcode.FIXED_FD_INSTALL
 
-    fixed: Fixed
+    fd: Fixed
     cloexec: bool = attrs.field(default=True, kw_only=True)
 
     _makes_descriptor = True
 
     def _encode(self) -> tuple[bytes, object]:
-        if not isinstance(self.fixed, Fixed):
-            raise TypeError(f"fixed must be Fixed(index), not {self.fixed!r}")
-        return self._pack(self.fixed, op_flags=0 if self.cloexec else FixedFdFlags.NO_CLOEXEC), None
+        if not isinstance(self.fd, Fixed):
+            raise TypeError(f"fd must be Fixed(index), not {self.fd!r}")
+        return self._pack(self.fd, op_flags=0 if self.cloexec else FixedFdFlags.NO_CLOEXEC), None
 
 
 @operation

@@ -26,8 +26,6 @@ from uring.flags import RegisterOpcode
 from uring.sqe import UINT64_MAX
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from uring._leases import Block
     from uring._uring import CData
 
@@ -156,12 +154,7 @@ class Registration:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _value: BaseException | None,
-        _traceback: "TracebackType | None",
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
 
