@@ -193,6 +193,7 @@ WITH_FD: Final[dict[type[uring.Operation], Callable[[Any, SQEFlags], uring.Opera
 OTHERWISE_FD: Final = {
     uring.AsyncCancelFd,
     uring.Close,
+    uring.FixedFdInstall,
     uring.EpollCtl,
     uring.Nop,
     uring.Nop128,

@@ -260,7 +260,7 @@ class AsyncCancelOp(Operation):
 @operation
 class AsyncCancelAny(Operation):
     """
-    Cancel everything that is in flight in this ring. The own completions of it still come.
+    Cancel all operations in flight in this ring. Their own completions still come.
 
     What runs in a worker and cannot be interrupted, such as a read from a disk, still ends by
     itself.

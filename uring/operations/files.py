@@ -380,7 +380,7 @@ class Close(Operation):
 
     Completion: res is 0. The descriptor is gone even when res is an error other than EBADF.
 
-    Kernel: 5.6; Fixed: 5.15. liburing: io_uring_prep_close(3), io_uring_prep_close_direct(3).
+    Kernel: 5.6; Fixed 5.15. liburing: io_uring_prep_close(3), io_uring_prep_close_direct(3).
     """
 
     opcode = Opcode.CLOSE

@@ -81,10 +81,11 @@ class Openat(_Named, MakesFile):
         out when the ring closes is closed with it. With a slot, `result()` is the `Fixed`, and res
         0 for a given one, the index for AUTO.
     Raises: from `CQE.result()`, FileNotFoundError and the like, with the path in `filename`; with
-        a slot, OSError with ENFILE when none is free, EINVAL for one out of range, ENXIO without a
-        table.
+        a slot, OSError with ENFILE when AUTO finds none free, EINVAL for one out of range; without
+        a table, ENFILE for AUTO and ENXIO else.
 
-    Kernel: 5.6; slots 5.15. liburing: io_uring_prep_openat(3), io_uring_prep_openat_direct(3).
+    Kernel: 5.6; slots 5.15, AUTO 5.19.
+    liburing: io_uring_prep_openat(3), io_uring_prep_openat_direct(3).
     """
 
     opcode = Opcode.OPENAT
@@ -126,10 +127,11 @@ class Openat2(_Named, MakesFile):
         out when the ring closes is closed with it. With a slot, `result()` is the `Fixed`, and res
         0 for a given one, the index for AUTO.
     Raises: from `CQE.result()`, FileNotFoundError and the like, with the path in `filename`; with
-        a slot, OSError with ENFILE when none is free, EINVAL for one out of range, ENXIO without a
-        table.
+        a slot, OSError with ENFILE when AUTO finds none free, EINVAL for one out of range; without
+        a table, ENFILE for AUTO and ENXIO else.
 
-    Kernel: 5.6; slots 5.15. liburing: io_uring_prep_openat2(3), io_uring_prep_openat2_direct(3).
+    Kernel: 5.6; slots 5.15, AUTO 5.19.
+    liburing: io_uring_prep_openat2(3), io_uring_prep_openat2_direct(3).
     """
 
     opcode = Opcode.OPENAT2

@@ -32,8 +32,8 @@ class Socket(MakesFile):
 
     Completion: res is the new descriptor, for `socket.socket(fileno=...)`; it is the caller's to
         close. One that nobody has copied out when the ring closes is closed with it. With a slot
-        `result()` is the `Fixed`; ENFILE when AUTO finds none free or there is no table.
-        EINVAL when the slot is out of range.
+        `result()` is the `Fixed`; ENFILE when AUTO finds none free, EINVAL for one out of range;
+        without a table, ENFILE for AUTO and ENXIO else.
 
     Kernel: 5.19. liburing: io_uring_prep_socket(3), io_uring_prep_socket_direct(3).
     """
