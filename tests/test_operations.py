@@ -1180,6 +1180,13 @@ def test_operation_on_a_registered_buffer_shows_which_one() -> None:
     assert repr(part) in repr(uring.ReadFixed(0, part))
 
 
+def test_operation_on_any_memory_refuses_a_registered_buffer() -> None:
+    """It is no buffer to Python: the message says which operations take it."""
+    part: Any = uring.FixedBuffer(memoryview(bytearray(4)), 2)
+    with pytest.raises(TypeError, match="end in Fixed"):
+        uring.Read(0, part).sqe()
+
+
 def test_operation_without_a_free_slot_or_a_group_says_so(ring: uring.Ring) -> None:
     """The kernel's errnos, which speak of the system's files, have a note that tells more."""
     with Path(__file__).open("rb") as file:
