@@ -671,7 +671,11 @@ def test_zcrx_is_asked_of_the_kernel(ring: Ring) -> None:
             ring.register_zcrx("lo", 0, area_size=4096, rq_entries=8)
         return
     with zcrx_ring() as able:
-        for interface, number in ((2**31 - 1, errno.ENODEV), ("lo", errno.EOPNOTSUPP)):
+        for interface, number in (
+            (2**31 - 1, errno.ENODEV),
+            ("no such one", errno.ENODEV),
+            ("lo", errno.EOPNOTSUPP),
+        ):
             with pytest.raises(RegisterError, match="network interface") as refused:
                 able.register_zcrx(interface, 0, area_size=4096, rq_entries=8)
             assert refused.value.errno == number

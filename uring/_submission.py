@@ -187,12 +187,14 @@ class SubmissionSide(Core):
             The user_data of each.
 
         Raises:
-            SubmissionQueueFull: not all of them fit -> submit, and queue them again; never, when
-                there are more than `entries`.
+            SubmissionQueueFull: not all of them fit -> submit, and queue them again; more than
+                `entries` never do.
             ValueError, TypeError: one of them cannot be encoded. Nothing was queued.
             RingClosedError: the ring is closed.
         """
         self._check_use()
+        if isinstance(ops, Queueable):
+            raise TypeError(f"queue_all() takes a sequence of operations: queue() takes {ops!r}")
         ops = [*ops]
         records = [self._record(op, None) for op in ops]
         for index, op in enumerate(ops):
