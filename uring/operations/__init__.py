@@ -2,7 +2,8 @@
 The operations, a file per family.
 
 `_base` holds the mechanism that all share; `_groups` what takes a provided buffer, `_targets` what
-names another operation, and `_socket_flags` the flags in ``sqe->ioprio``.
+names another operation, `_named` what starts from a path, and `_socket_flags` the flags in
+``sqe->ioprio``.
 """
 
 from uring.operations._base import Operation

@@ -8,8 +8,9 @@ import attrs
 from uring import _file_memory, _memory
 from uring.file_flags import AtFlags, RenameFlags, ResolveFlags, StatxMask
 from uring.flags import Opcode
-from uring.operations._base import MakesFile, Operation, operation
-from uring.sqe import Filename, Fixed, HasFileno, descriptor, file_index
+from uring.operations._base import MakesFile, operation
+from uring.operations._named import Named
+from uring.sqe import Fixed, HasFileno, descriptor, file_index
 
 __all__ = [
     "Linkat",
@@ -45,24 +46,8 @@ def _directory_in_len(dir_fd: int | HasFileno | None) -> int:
     return number & 0xFFFFFFFF
 
 
-class _Named(Operation):
-    """An operation whose error names the file, in the field `_path_field`, or two of them."""
-
-    __slots__ = ()
-
-    _path_field = "path"
-    _second_path_field = ""
-
-    def _error_context(self, number: int) -> tuple[str, Filename]:
-        note, _ = super()._error_context(number)
-        path = os.fspath(getattr(self, self._path_field))
-        if not self._second_path_field:
-            return note, path
-        return note, (path, os.fspath(getattr(self, self._second_path_field)))
-
-
 @operation
-class Openat(_Named, MakesFile):
+class Openat(Named, MakesFile):
     """
     Open a file. Equivalent: openat(2); the arguments are those of os.open.
 
@@ -104,7 +89,7 @@ class Openat(_Named, MakesFile):
 
 
 @operation
-class Openat2(_Named, MakesFile):
+class Openat2(Named, MakesFile):
     """
     Open a file, with a say in where the path may lead. Equivalent: openat2(2).
 
@@ -161,7 +146,7 @@ class Openat2(_Named, MakesFile):
 
 
 @operation
-class Statx(_Named):
+class Statx(Named):
     """
     Ask what a file is: its type, size, times and more. Equivalent: statx(2).
 
@@ -208,7 +193,7 @@ class Statx(_Named):
 
 
 @operation
-class Unlinkat(_Named):
+class Unlinkat(Named):
     """
     Remove a name, and the file with its last one. Equivalent: unlinkat(2).
 
@@ -238,7 +223,7 @@ class Unlinkat(_Named):
 
 
 @operation
-class Mkdirat(_Named):
+class Mkdirat(Named):
     """
     Make a directory. Equivalent: mkdirat(2).
 
@@ -267,7 +252,7 @@ class Mkdirat(_Named):
 
 
 @operation
-class Symlinkat(_Named):
+class Symlinkat(Named):
     """
     Make a symbolic link. Equivalent: symlinkat(2).
 
@@ -301,7 +286,7 @@ class Symlinkat(_Named):
 
 
 @operation
-class Linkat(_Named):
+class Linkat(Named):
     """
     Give a file one more name. Equivalent: linkat(2).
 
@@ -338,7 +323,7 @@ class Linkat(_Named):
 
 
 @operation
-class Renameat(_Named):
+class Renameat(Named):
     """
     Give a file another name, or another place on its file system. Equivalent: renameat2(2).
 

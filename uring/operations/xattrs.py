@@ -1,6 +1,5 @@
 """Extended attributes: names with a few bytes behind them, that files have besides contents."""
 
-import os
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -9,7 +8,8 @@ from uring import _file_memory, _memory
 from uring._checks import check_range
 from uring.flags import Opcode
 from uring.operations._base import Operation, lent, operation
-from uring.sqe import FileLike, Filename
+from uring.operations._named import Named
+from uring.sqe import FileLike
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -43,7 +43,7 @@ def _room(size: object, *pins: object) -> tuple[int, object]:
 
 
 @operation
-class Getxattr(_Gets):
+class Getxattr(Named, _Gets):
     """
     Read an extended attribute of the file at a path. Equivalent: getxattr(2).
 
@@ -75,9 +75,6 @@ class Getxattr(_Gets):
         value_address, pins = _room(self.size, path, name)
         record = self._pack(off=value_address, addr=name_address, len=self.size, addr3=path_address)
         return record, pins
-
-    def _error_context(self, number: int) -> tuple[str, Filename]:
-        return super()._error_context(number)[0], os.fspath(self.path)
 
 
 @operation
@@ -114,7 +111,7 @@ class Fgetxattr(_Gets):
 
 
 @operation
-class Setxattr(Operation):
+class Setxattr(Named):
     """
     Set an extended attribute of the file at a path. Equivalent: setxattr(2).
 
@@ -152,9 +149,6 @@ class Setxattr(Operation):
             addr3=path_address,
         )
         return record, (path, name, value)
-
-    def _error_context(self, number: int) -> tuple[str, Filename]:
-        return super()._error_context(number)[0], os.fspath(self.path)
 
 
 @operation
