@@ -118,6 +118,8 @@ class SubmissionSide(Core):
                 descriptor) -> the message says why. The ring is as it was.
             UnsupportedError: the kernel lacks its opcode; asked for what is newer than Linux 5.6.
             RingClosedError: the ring is closed.
+
+        Kernel: 5.4; the operation may need more. liburing: io_uring_get_sqe(3).
         """
         # The shortest way, for what needs no care; everything else goes by way of _record().
         try:
@@ -189,8 +191,10 @@ class SubmissionSide(Core):
         Raises:
             SubmissionQueueFull: not all of them fit -> submit, and queue them again; more than
                 `entries` never do.
-            ValueError, TypeError: one of them cannot be encoded. Nothing was queued.
+            ValueError, TypeError, UnsupportedError: as for `queue()`. Nothing was queued.
             RingClosedError: the ring is closed.
+
+        Kernel: 5.4; the operations may need more. liburing: io_uring_get_sqe(3).
         """
         self._check_use()
         if isinstance(ops, Queueable):
@@ -366,6 +370,8 @@ class SubmissionSide(Core):
             EnterError: the kernel takes no more for now -> copy completions out and submit again;
                 nothing is lost.
             RingClosedError: the ring is closed.
+
+        Kernel: 5.4. liburing: io_uring_submit(3).
         """
         self._check_use()
         return self._submit() & UINT32_MAX

@@ -210,6 +210,8 @@ class Ring(StreamSide, WaitingSide, RegisterSide, ProvideSide, RingFdSide):
         Raises:
             RingClosedError: the ring is closed, or was closed by another thread during the wait.
             EnterError: as for `submit()`.
+
+        Kernel: 5.4; `min_timeout` 6.12. liburing: io_uring_submit_and_wait_min_timeout(3).
         """
         if self._is_guarded:
             self._check_use()
@@ -272,6 +274,8 @@ class Ring(StreamSide, WaitingSide, RegisterSide, ProvideSide, RingFdSide):
 
         Raises:
             WrongThreadError: the ring has SINGLE_ISSUER and its owner is alive -> close it there.
+
+        Kernel: 5.4. liburing: io_uring_queue_exit(3).
         """
         if self._fd == -1:
             return
