@@ -26,8 +26,12 @@ ENVIRONMENT: Final = {**os.environ, "PYTHONWARNINGS": "error"}  # a leak shows o
 SECONDS: Final = 60
 BLOCK: Final = 256 * 1024  # of cp.py
 LINES: Final = {
-    "read_many.py": 101
-}  # two kinds of data, from two places, each loaded in three ways
+    "read_many.py": 101,  # two kinds of data, from two places, each loaded in three ways
+    "tree_stat.py": 101,  # a tree added up in three ways
+    "fixed_io.py": 101,  # reads and writes, registered and not, from the cache and from the disk
+    "echo_multishot.py": 161,  # a server, and the clients that show it
+    "splice_proxy.py": 182,  # a proxy, another one to compare, a client and a target
+}
 
 Finished = subprocess.CompletedProcess[bytes]
 
@@ -725,3 +729,403 @@ def test_echo_server_reports_a_port_out_of_range() -> None:
     finished = run("echo_server.py", "--port", "65536")
     assert finished.returncode == 1
     assert finished.stderr.endswith(b"error: bind(): port must be 0-65535.\n")
+
+
+# ---- echo_multishot ----
+
+
+@pytest.fixture(params=[16, 1], ids=["16 buffers", "1 buffer"])
+def multishot(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Give a server with some buffers, or with one, on a free port."""
+    sizes = ("--port", "0", "--buffers", str(request.param))
+    with running(command("echo_multishot.py", *sizes)) as server:
+        yield server
+
+
+def assert_served(stopped: tuple[int, bytes, bytes], count: int, size: int) -> None:
+    """Check that a server ended well, and what it says that it has done."""
+    status, stdout, stderr = stopped
+    assert (status, stderr) == (0, b"")
+    summary = rb"served %d connections, %d bytes\nthe buffers ran out \d+ times\n" % (count, size)
+    assert re.fullmatch(summary, stdout), stdout
+
+
+def test_echo_multishot_shows_itself_without_arguments() -> None:
+    """By itself it serves clients of its own, whose bytes come back, and ends with status 0."""
+    finished = run("echo_multishot.py")
+    assert (finished.returncode, finished.stderr) == (0, b"")
+    assert re.fullmatch(
+        rb"listening on 127\.0\.0\.1:\d+\n"
+        rb"51 clients got back the 13000000 bytes that they had sent\n"
+        rb"served 51 connections, 13000000 bytes\n"
+        rb"the buffers ran out \d+ times\n",
+        finished.stdout,
+    )
+
+
+def test_echo_multishot_says_that_a_client_got_other_bytes() -> None:
+    """When a byte is changed on its way back, it ends with one line on stderr."""
+    change = (
+        "Send = uring.Send\n"
+        "class Changed(Send):\n"
+        "    def _encode(self):\n"
+        "        return Send(self.fd, bytes(len(self.buffer)))._encode()\n"
+        "uring.Send = Changed"
+    )
+    assert_fails(
+        run_after(change, "echo_multishot.py"), "a client did not get back what it had sent"
+    )
+
+
+def test_echo_multishot_stops_amid_its_own_clients() -> None:
+    """Ctrl-C while its clients are at work ends it with one line on stderr, and does not hang."""
+    slow = "import os; os.urandom = lambda count: bytes(count * 10)"
+    with (
+        running(python_after(slow, "echo_multishot.py")) as server,
+        server.connect() as client,
+    ):
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"  # so it serves
+        status, stdout, stderr = server.stop()
+    assert (status, stdout) == (1, b"")
+    assert re.fullmatch(rb"error: (a client did not get back|\[Errno).*\n", stderr), stderr
+
+
+def test_echo_multishot_serves_fifty_connections_at_once(multishot: Server) -> None:
+    """50 clients get their own 100 KB back, however few buffers there are."""
+    with ExitStack() as stack:
+        clients = [stack.enter_context(multishot.connect()) for _ in range(50)]
+        sent = [pattern(100_000 + number)[number:] for number in range(50)]
+        with ThreadPoolExecutor(50) as pool:
+            received = list(pool.map(echo, clients, sent))
+    assert received == sent
+    assert_served(multishot.stop(), 50, 5_000_000)
+
+
+def test_echo_multishot_keeps_the_bytes_of_a_slow_reader(multishot: Server) -> None:
+    """Who sends 8 MB and reads with small buffers gets all in order; others are served, too."""
+    with socket.socket() as client, multishot.connect() as stuck, multishot.connect() as other:
+        send_until_full(stuck)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(SECONDS)
+        client.connect(multishot.address)
+        assert echo(client, pattern(8_000_000)) == pattern(8_000_000)
+        assert echo(other, b"text") == b"text"
+        memory = Path(f"/proc/{multishot.child.pid}/statm").read_text().split()[1]
+        status, stdout, stderr = multishot.stop()
+    assert (status, stderr) == (0, b"")
+    assert stdout.startswith(b"served 3 connections, ")
+    assert int(memory) * os.sysconf("SC_PAGE_SIZE") < 100_000_000
+
+
+def test_echo_multishot_sends_what_waits_after_the_client_has_finished(multishot: Server) -> None:
+    """Who sends more than is received at once, shuts down and then reads, gets all of it."""
+    with multishot.connect() as client:
+        client.sendall(pattern(500_000))
+        client.shutdown(socket.SHUT_WR)
+        assert b"".join(iter(lambda: client.recv(65536), b"")) == pattern(500_000)
+    assert_served(multishot.stop(), 1, 500_000)
+
+
+def test_echo_multishot_survives_a_connection_that_is_reset(multishot: Server) -> None:
+    """A reset ends that connection only, and its descriptor is closed."""
+    with multishot.connect() as other:
+        other.sendall(b"x")
+        assert other.recv(1) == b"x"
+        before = multishot.descriptors()
+        for is_sending in (False, True):
+            client = multishot.connect()
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+            if is_sending:
+                send_until_full(client)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+        deadline = time.monotonic() + SECONDS
+        while multishot.descriptors() > before:  # nothing else tells that the server has noticed
+            assert time.monotonic() < deadline
+        assert echo(other, b"still here") == b"still here"
+    status, stdout, stderr = multishot.stop()
+    assert (status, stderr) == (0, b"")
+    assert stdout.startswith(b"served 3 connections, ")
+
+
+@pytest.mark.slow
+def test_echo_multishot_pauses_when_there_are_no_descriptors() -> None:
+    """With its descriptors used up it says so, uses no processor, and recovers."""
+    limit = "resource.setrlimit(resource.RLIMIT_NOFILE, (8, 8))"
+    with (
+        running(python_after(limit, "echo_multishot.py", "--port", "0")) as server,
+        ExitStack() as stack,
+    ):
+        clients = [stack.enter_context(server.connect()) for _ in range(12)]
+        for _ in range(3):
+            assert b"Too many open files" in server.wait_for_error()
+        assert processor_seconds(server.child.pid) < 1
+        for client in clients:  # each one that ends makes room for the next
+            assert echo(client, b"text") == b"text"
+        status, stdout, _ = server.stop()
+    assert status == 0
+    assert stdout.startswith(b"served 12 connections, 48 bytes\n")
+
+
+def test_echo_multishot_reports_what_it_cannot_do(server: Server) -> None:
+    """A port in use, one out of range, and a wrong number of buffers are one line each."""
+    assert_fails(run("echo_multishot.py", "--port", str(server.address[1])), "in use")
+    assert_fails(run("echo_multishot.py", "--buffers", "3"), "use 4")
+    finished = run("echo_multishot.py", "--port", "65536")
+    assert finished.returncode == 1
+    assert finished.stderr.endswith(b"error: bind(): port must be 0-65535.\n")
+
+
+# ---- splice_proxy ----
+
+
+@contextmanager
+def proxied(preparation: str = "") -> Iterator[tuple[Server, socket.socket]]:
+    """Give a proxy, and the listener of its target."""
+    with socket.create_server(("127.0.0.1", 0)) as target:
+        target.settimeout(SECONDS)
+        arguments = ("0", f"127.0.0.1:{target.getsockname()[1]}")
+        with running(python_after(preparation, "splice_proxy.py", *arguments)) as proxy:
+            yield proxy, target
+
+
+@pytest.mark.slow
+def test_splice_proxy_compares_itself_with_a_plain_loop() -> None:
+    """By itself it prints the rate of a loop, and its own."""
+    finished = run("splice_proxy.py")
+    assert (finished.returncode, finished.stderr) == (0, b"")
+    rates = (
+        rb"recv and send +(\d+) MiB/s\n"
+        rb"splice +(\d+) MiB/s +(\d+\.\d\d) times as fast\n"
+    )
+    numbers = re.fullmatch(rates, finished.stdout)
+    assert numbers is not None
+    assert min(map(float, numbers.groups())) > 0
+
+
+def test_splice_proxy_passes_bytes_on_in_both_directions() -> None:
+    """Ten clients at once get from the target what it makes of what they have sent."""
+    with proxied() as (proxy, target), ExitStack() as stack:
+        sent = [pattern(300_000 + number)[number:] for number in range(10)]
+
+        def serve(_: int) -> None:
+            connection, _address = target.accept()
+            with connection:
+                received = b"".join(iter(lambda: connection.recv(65536), b""))
+                connection.sendall(received[::-1])
+
+        with ThreadPoolExecutor(20) as pool:
+            served = [pool.submit(serve, number) for number in range(10)]
+            clients = [stack.enter_context(proxy.connect()) for _ in range(10)]
+            received = list(pool.map(echo, clients, sent))
+            for each in served:
+                each.result()
+        assert received == [each[::-1] for each in sent]
+        assert proxy.stop() == (0, b"", b"")
+
+
+def test_splice_proxy_passes_on_what_a_slow_reader_takes() -> None:
+    """8 MB come whole, and in order, to a target that reads late and with small buffers."""
+    with proxied() as (proxy, target):
+        target.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        with proxy.connect() as client, target.accept()[0] as server:
+            sender = threading.Thread(target=client.sendall, args=(pattern(8_000_000),))
+            sender.start()
+            parts = 0
+            digest = hashlib.sha256()
+            while parts < 8_000_000:
+                part = server.recv(65536)
+                digest.update(part)
+                parts += len(part)
+            sender.join()
+            assert digest.digest() == hashlib.sha256(pattern(8_000_000)).digest()
+            assert proxy.stop() == (0, b"", b"")
+
+
+@pytest.mark.parametrize("end", ["client", "target"])
+def test_splice_proxy_closes_all_when_a_connection_is_reset(end: str) -> None:
+    """A reset of either end reaches the other one, and leaves no descriptor open."""
+    with proxied() as (proxy, target), proxy.connect() as idle, target.accept()[0] as other:
+        idle.sendall(b"x")
+        assert other.recv(1) == b"x"
+        before = proxy.descriptors()
+        with proxy.connect() as client, target.accept()[0] as server:
+            client.sendall(b"x")
+            assert server.recv(1) == b"x"
+            ends = [client, server] if end == "client" else [server, client]
+            ends[0].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            ends[0].close()
+            with contextlib.suppress(ConnectionResetError):
+                assert ends[1].recv(1) == b""
+        deadline = time.monotonic() + SECONDS
+        while proxy.descriptors() > before:  # nothing else tells that the proxy has noticed
+            assert time.monotonic() < deadline
+        assert proxy.stop() == (0, b"", b"")
+
+
+def test_splice_proxy_keeps_no_thread_for_an_idle_connection() -> None:
+    """Fifty connections that say nothing are waited for without a thread of the kernel's each."""
+    with proxied() as (proxy, target), ExitStack() as stack:
+        for _ in range(50):
+            client = stack.enter_context(proxy.connect())
+            server = stack.enter_context(target.accept()[0])
+            client.sendall(b"x")
+            assert server.recv(1) == b"x"
+        threads = list(Path(f"/proc/{proxy.child.pid}/task").iterdir())
+        assert len(threads) < 40
+        assert proxy.stop() == (0, b"", b"")
+
+
+def test_splice_proxy_says_that_the_target_is_not_there() -> None:
+    """A target that refuses is one line on stderr; the client's connection ends, the proxy not."""
+    with proxied() as (proxy, target):
+        target.close()
+        for _ in range(2):
+            with proxy.connect() as client, contextlib.suppress(ConnectionResetError):
+                assert client.recv(1) == b""
+            assert b"Connection refused" in proxy.wait_for_error()
+        assert proxy.stop() == (0, b"", b"")
+
+
+@pytest.mark.slow
+def test_splice_proxy_says_that_bytes_were_changed() -> None:
+    """When it does not pass on what it gets, its own check says so."""
+    lose = (
+        "result = uring.CQE.result\n"
+        "def skip(cqe):\n"
+        "    value = result(cqe)\n"
+        "    lost = isinstance(cqe.op, uring.Splice) and cqe.op.length == 2**20 and value > 1\n"
+        "    return value - 1 if lost else value\n"
+        "uring.CQE.result = skip"
+    )
+    assert_fails(run_after(lose, "splice_proxy.py"), "what came out is not what went in")
+
+
+def test_splice_proxy_reports_what_it_cannot_do(server: Server) -> None:
+    """A port in use is one line; a target without a port ends it with status 2."""
+    port = str(server.address[1])
+    assert_fails(run("splice_proxy.py", port, "127.0.0.1:80"), "in use")
+    for arguments in ([port], [port, "127.0.0.1"]):
+        finished = run("splice_proxy.py", *arguments)
+        assert finished.returncode == 2
+        assert b"must be HOST:PORT" in finished.stderr
+
+
+# ---- fixed_io ----
+
+
+FIXED: Final = r"(page cache|O_DIRECT) +(read|write) +[\d.]+ us, registered +[\d.]+ us: (.*)"
+
+
+def assert_copied(finished: Finished) -> None:
+    """Check the lines; those of O_DIRECT are missing where it is refused."""
+    places = ["page cache", "O_DIRECT"]
+    if finished.returncode:
+        assert finished.stderr.startswith(b"no O_DIRECT here: [Errno 22] Invalid argument")
+        places.pop()
+    else:
+        assert finished.stderr == b""
+    lines = [re.fullmatch(FIXED, line) for line in finished.stdout.decode().splitlines()]
+    assert [line and line.group(1, 2) for line in lines] == [
+        (place, what) for place in places for what in ("read", "write")
+    ]
+    for line in lines:
+        assert line is not None
+        assert re.fullmatch(r"no faster here|\d+\.\d\d times as fast", line[3])
+
+
+@pytest.mark.parametrize("size", [None, 1, 4096, 100_001])
+def test_fixed_io_copies_and_compares(tmp_path: Path, size: int | None) -> None:
+    """A file of its own, or one of any size, is copied, and nothing is left behind."""
+    source, copies = tmp_path / "source", tmp_path / "copies"
+    copies.mkdir()
+    source.write_bytes(pattern(size or 0))
+    files = [] if size is None else [source]
+    assert_copied(run("fixed_io.py", *files, "--dir", copies))
+    assert list(copies.iterdir()) == []
+    assert source.read_bytes() == pattern(size or 0)
+
+
+@pytest.mark.parametrize("way", ["plain", "registered"])
+def test_fixed_io_finds_out_that_a_copy_differs(tmp_path: Path, way: str) -> None:
+    """A way that writes something else is named in one line."""
+    name = "Write" if way == "plain" else "WriteFixed"
+    move = f"Kind = uring.{name}\nuring.{name} = lambda fd, buffer, at: Kind(fd, buffer, at ^ 4096)"
+    finished = run_after(move, "fixed_io.py", "--dir", tmp_path)
+    assert_fails(finished, f"page cache, {way}: the copy differs from the file")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fixed_io_refuses_what_it_cannot_copy(tmp_path: Path) -> None:
+    """A missing file, an empty one, a directory and a device are one line each."""
+    (tmp_path / "empty").touch()
+    assert_fails(run("fixed_io.py", tmp_path / "none"), "No such file.*none")
+    for path in (tmp_path / "empty", tmp_path, Path("/dev/zero")):
+        assert_fails(run("fixed_io.py", path), f"{path} is not a regular file")
+    assert_fails(run("fixed_io.py", "--dir", tmp_path / "none"), "No such file.*none")
+
+
+# ---- tree_stat ----
+
+
+def make_tree(top: Path) -> tuple[int, int]:
+    """Make a tree with more entries than one run takes: return their count, and their bytes."""
+    for number in range(3):
+        directory = top / f"directory {number}" / os.fsdecode(b"\xff")
+        directory.mkdir(parents=True)
+        for name in range(500):
+            (directory / str(name)).write_bytes(bytes(name))
+    (top / "loop").symlink_to(top)
+    (top / "dangling").symlink_to("nothing")
+    newest = top / "newest"
+    newest.touch()
+    os.utime(newest, (2**31, 2**31 - 1))
+    sizes = [path.lstat().st_size for path in top.rglob("*")]
+    return len(sizes), sum(sizes)
+
+
+def test_tree_stat_adds_a_tree_up(tmp_path: Path) -> None:
+    """It counts links, and names that are not UTF-8, follows no link, and names the newest."""
+    count, size = make_tree(tmp_path)
+    finished = run("tree_stat.py", tmp_path)
+    assert (finished.returncode, finished.stderr) == (0, b"")
+    first, *lines = finished.stdout.decode().splitlines()
+    begin, end = f"{count} entries, {size} bytes; the last change: ", f"2038, {tmp_path}/newest"
+    assert first.startswith(begin)
+    assert first.endswith(end)
+    ways = ("os.walk, os.lstat", "os.scandir, .stat", "ring")
+    for line, way in zip(lines, ways, strict=True):
+        assert re.fullmatch(rf"{way} +\d+\.\d\d\d s +\d+\.\d times as fast", line)
+
+
+def test_tree_stat_takes_a_directory_with_nothing_in_it(tmp_path: Path) -> None:
+    """Nothing is 0 entries and 0 bytes."""
+    finished = run("tree_stat.py", tmp_path)
+    assert (finished.returncode, finished.stderr) == (0, b"")
+    assert finished.stdout.startswith(b"0 entries, 0 bytes")
+
+
+def test_tree_stat_reports_what_is_no_directory(tmp_path: Path) -> None:
+    """A missing directory and a file are one line each."""
+    (tmp_path / "file").touch()
+    assert_fails(run("tree_stat.py", tmp_path / "none"), "No such file.*none")
+    assert_fails(run("tree_stat.py", tmp_path / "file"), "Not a directory.*file")
+
+
+def test_tree_stat_finds_out_that_the_ways_differ(tmp_path: Path) -> None:
+    """When the ring's answers are wrong, it says so in one line."""
+    (tmp_path / "file").write_bytes(b"text")
+    lie = "lstat = os.lstat\nos.lstat = lambda path: os.stat_result([0] * 10)"
+    assert_fails(run_after(lie, "tree_stat.py", tmp_path), "the ways have not found the same")
+
+
+@pytest.mark.slow
+def test_tree_stat_is_faster_than_walking_a_large_tree() -> None:
+    """A ring is not slower than os.walk and os.lstat; a quarter is left to noise."""
+    finished = run("tree_stat.py", "/usr/lib")
+    assert finished.returncode == 0
+    factor = re.search(rb"ring .* s +(\d+\.\d) times as fast", finished.stdout)
+    assert factor is not None
+    assert float(factor[1]) > 0.75

@@ -655,7 +655,7 @@ def test_openat2_resolve_keeps_the_path_in(
     """What the flag forbids is an error, and the file itself is opened under all of them."""
     (tmp_path / "link").symlink_to("file")
     fails(ring, uring.Openat2(path, resolve=resolve, dir_fd=directory), number, path)
-    allowed = resolve if resolve in ResolveFlags else ResolveFlags.CACHED
+    allowed = resolve if resolve in list(ResolveFlags) else ResolveFlags.CACHED
     os.close(one(ring, uring.Openat2("file", resolve=allowed, dir_fd=directory)).result())
 
 

@@ -574,7 +574,7 @@ def test_getsockname_result_without_its_room_is_none() -> None:
 
 
 def test_tx_timestamp_comes_for_each_datagram(udp: socket.socket) -> None:
-    """The keys count the datagrams, and big_cqe is a time on the clock, until it is cancelled."""
+    """The keys count the datagrams, with a time on the system's clock, until it is cancelled."""
     wanted = 1 << 1 | 1 << 4 | 1 << 7 | 1 << 11  # TX_SOFTWARE, SOFTWARE, OPT_ID, OPT_TSONLY
     udp.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING, wanted)
     with uring.Ring(8, flags=SetupFlags.CQE32) as ring:
@@ -584,17 +584,22 @@ def test_tx_timestamp_comes_for_each_datagram(udp: socket.socket) -> None:
         for key in range(2):
             udp.sendto(b"x", udp.getsockname())
             cqe = ring.copy_cqe(timeout=SECONDS)
-            assert (cqe.result(), cqe.more, cqe.buffer_id) == (key, True, None)
-            assert not cqe.flags & CQEFlags.TSTAMP_HW
-            assert cqe.flags >> uring.TIMESTAMP_TYPE_SHIFT == 0  # SCM_TSTAMP_SND
-            assert cqe.big_cqe is not None
-            seconds, nanoseconds = cqe.big_cqe
-            assert start - 1 <= seconds + nanoseconds / 1e9 <= time.time() + 1
+            assert (cqe.res, cqe.more, cqe.buffer_id) == (key, True, None)
+            sent = cqe.result()
+            assert (sent.key, sent.kind, sent.is_hardware) == (key, 0, False)
+            assert start - 1 <= sent.time_ns / 1e9 <= time.time() + 1
         ring.queue(uring.AsyncCancel(number, user_data=1))
         ring.submit()
         found = {cqe.user_data: cqe for cqe in (ring.copy_cqe(timeout=SECONDS) for _ in range(2))}
         assert (found[number].res, found[number].more) == (-errno.ECANCELED, False)
         assert found[1].result() == 0
+
+
+def test_tx_timestamp_result_reads_the_flags_of_the_completion() -> None:
+    """The type and the card's bit stand in the flags, the time in the extra words."""
+    flags = int(CQEFlags.TSTAMP_HW) | 2 << uring.TIMESTAMP_TYPE_SHIFT
+    cqe = uring.CQE(1, 7, flags, uring.TxTimestamp(3), (5, 6))
+    assert cqe.result() == uring.TransmitTime(7, 5_000_000_006, kind=2, is_hardware=True)
 
 
 def test_tx_timestamp_needs_large_completions(fails: Fails, udp: socket.socket) -> None:

@@ -49,7 +49,7 @@ from uring import (
     WrongThreadError,
     link,
 )
-from uring._ffi import ffi
+from uring._ffi import ffi, lib
 from uring.operations._base import operation
 
 F = SetupFlags
@@ -769,6 +769,28 @@ def test_mixed_waiters_of_several_threads_all_end() -> None:
                 thread.join(30)
                 assert not thread.is_alive()
             assert sum(counts) == 24
+
+
+def test_mixed_waiter_wakes_when_one_place_is_left_and_two_are_needed() -> None:
+    """A wait for all eight goes on when seven places are taken and a big one waits behind them."""
+    with Ring(4, flags=F.CQE_MIXED) as ring:
+        for start in range(8):  # each place once as the one that is left
+            taken: list[uring.CQE] = []
+
+            def wait(taken: list[uring.CQE] = taken) -> None:
+                taken += ring.copy_cqes(wait_nr=8, timeout=10)
+
+            thread = threading.Thread(target=wait)
+            thread.start()
+            wait_until(lambda: lib.uring_waiters(ring._shim) == 1)
+            sizes = [False, True, True, True, True, False, False, False]
+            for n, is_big in enumerate(sizes):
+                ring.queue(either(n, is_big=is_big))
+                ring.submit()
+            thread.join(30)
+            assert not thread.is_alive()
+            assert sorted(map(seen, taken)) == list(enumerate(sizes)), start
+            ring.run([Nop()] * (1 + (start - ring.cq.tail) % 8))
 
 
 def test_mixed_completions_are_joined_only_to_their_like() -> None:

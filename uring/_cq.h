@@ -107,7 +107,8 @@ static void cq_publish(struct uring *ring)
 
 /*
  * From how many places on the CQ is full. A CQE that needs two finds none in a mixed CQ with one
- * left, and waits in the kernel, and so do all behind it.
+ * left, and waits in the kernel, and so do all behind it. No wait may be for more than this: 6.18
+ * would look for room all the time and never for a signal, so that not even SIGKILL ends it.
  */
 static uint32_t cq_brim(const struct uring *ring) { return ring->cq_entries - ring->is_mixed; }
 

@@ -154,6 +154,8 @@ class CQE:
             return self.res
         if isinstance(subject, Answer):
             return subject.operation._result(self.res, subject.memory, self.flags)
+        if subject._reads_big_cqe:
+            return subject._big_result(self.res, self.flags, self.big_cqe)
         return subject._result(self.res, None, self.flags)
 
     def __repr__(self) -> str:

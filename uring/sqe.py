@@ -303,6 +303,12 @@ class Queueable:
     def _result(self, res: int, _memory: object, _flags: int) -> object:
         return res
 
+    _reads_big_cqe: ClassVar[bool] = False
+    """Whether `_big_result` says what the completion means, and not `_result`."""
+
+    def _big_result(self, res: int, _flags: int, _words: tuple[int, int] | None) -> object:
+        return res
+
     def _descriptors(self, res: int, _memory: object, _flags: int) -> Iterable[int]:
         """The new descriptors of this process that a result >= 0 stands for."""
         return (res,) if self._makes_descriptor else ()

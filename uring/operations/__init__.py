@@ -66,6 +66,7 @@ from uring.operations.socket_commands import (
     Setsockopt,
     Siocinq,
     Siocoutq,
+    TransmitTime,
     TxTimestamp,
 )
 from uring.operations.sockets import (
@@ -200,6 +201,7 @@ __all__ = [
     "TimeoutMultishot",
     "TimeoutRemove",
     "TimeoutUpdate",
+    "TransmitTime",
     "TxTimestamp",
     "Unlinkat",
     "UringCmd",

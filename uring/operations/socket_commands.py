@@ -10,9 +10,9 @@ import attrs
 
 from uring import _memory, _sockaddr
 from uring._checks import check_range
-from uring.flags import Opcode, SocketCommand, SQEFlags
+from uring.flags import TIMESTAMP_TYPE_SHIFT, CQEFlags, Opcode, SocketCommand, SQEFlags
 from uring.operations._base import Operation, operation
-from uring.sqe import FileLike
+from uring.sqe import UINT32_MAX, FileLike
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -203,6 +203,24 @@ class Siocoutq(Operation):
         return self._pack(self.fd, off=_halves(SocketCommand.SIOCOUTQ)), None
 
 
+@attrs.frozen
+class TransmitTime:
+    """
+    When something that a socket sent has left, as `TxTimestamp` tells.
+
+    Source: io_uring_get_cqe_tx_timestamp() in linux/io_uring.h, socket(7) SO_TIMESTAMPING.
+    """
+
+    key: int
+    """Which of what was sent: SOF_TIMESTAMPING_OPT_ID counts them from 0."""
+    time_ns: int
+    """The time, in nanoseconds of the clock that took it: the system's or the card's."""
+    kind: int
+    """Where it was taken: 0 SCM_TSTAMP_SND, the driver; 1 SCM_TSTAMP_SCHED; 2 SCM_TSTAMP_ACK."""
+    is_hardware: bool
+    """Whether the card took it."""
+
+
 @operation
 class TxTimestamp(Operation):
     """
@@ -214,9 +232,8 @@ class TxTimestamp(Operation):
         fd: the socket.
 
     Completion: res is the key of what was sent, which SOF_TIMESTAMPING_OPT_ID counts, with
-        `CQE.more`; `CQE.big_cqe` is the time, as seconds and nanoseconds. In `CQE.flags` are
-        CQEFlags.TSTAMP_HW, when the time is the card's, and from TIMESTAMP_TYPE_SHIFT upwards the
-        type: SCM_TSTAMP_SND and its like. Goes on until it is cancelled. EINVAL without CQE32.
+        `CQE.more`; `result()` is a `TransmitTime`. Goes on until it is cancelled. EINVAL without
+        CQE32.
 
     Kernel: 5.19; timestamps 6.17. liburing: io_uring_prep_cmd_sock(3).
     """
@@ -226,9 +243,19 @@ class TxTimestamp(Operation):
     fd: FileLike
 
     _is_multishot = True
+    _reads_big_cqe = True
 
     def _encode(self) -> tuple[bytes, object]:
         return self._pack(self.fd, off=_halves(SocketCommand.TX_TIMESTAMP)), None
+
+    def _big_result(self, res: int, flags: int, words: tuple[int, int] | None) -> TransmitTime:
+        seconds, nanoseconds = words or (0, 0)
+        return TransmitTime(
+            key=res & UINT32_MAX,
+            time_ns=seconds * 1_000_000_000 + nanoseconds,
+            kind=flags >> TIMESTAMP_TYPE_SHIFT & 3,
+            is_hardware=bool(flags & CQEFlags.TSTAMP_HW),
+        )
 
 
 @operation
