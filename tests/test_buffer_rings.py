@@ -530,7 +530,7 @@ def test_group_tells_what_it_is(ring: uring.Ring) -> None:
     assert repr(group) == "<BufferRing bgid=3 of 4 x 100 bytes>"
     group.close()
     group.close()
-    assert repr(group) == "<BufferRing bgid=3 of 4 x 100 bytes closed>"
+    assert repr(group) == "<closed BufferRing bgid=3 of 4 x 100 bytes>"
     with pytest.raises(ValueError, match="is closed"):
         _ = group.inside
 

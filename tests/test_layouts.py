@@ -305,7 +305,6 @@ NOT_USED: Final = {
 
 # The package's other structs, which the data do not have.
 OTHERS: Final = {
-    "uring._file_memory.STATX": "struct statx: test_file_flags",
     "uring._file_memory._FDS": "two descriptors",
     "uring._memory._iovec": "struct iovec, pointer and size_t",
     "uring._messages._CMSGHDR": "struct cmsghdr of the C library: test_operations_messages",

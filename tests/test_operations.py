@@ -194,6 +194,7 @@ WITH_FD: Final[dict[type[uring.Operation], Callable[[Any, SQEFlags], uring.Opera
 OTHERWISE_FD: Final = {
     uring.AsyncCancelFd,
     uring.Close,
+    uring.FixedFdInstall,
     uring.EpollCtl,
     uring.Nop,
     uring.Nop128,
@@ -1188,3 +1189,48 @@ def test_skipped_completions_leave_nothing_in_flight(ring: uring.Ring) -> None:
         assert ring.copy_cqe(timeout=SECONDS).res == expected
         assert not ring.copy_cqes()
         assert ring.in_flight == 0
+
+
+@pytest.mark.parametrize(
+    ("operation", "words"),
+    [
+        (uring.Openat("x", "r"), "open_flags must be an integer"),  # type: ignore[arg-type]  # wrong on purpose
+        (uring.Accept(0, accept_flags="x"), "accept_flags must be an integer"),  # type: ignore[arg-type]  # wrong on purpose
+        (uring.Shutdown(0, "x"), "how must be an integer"),  # type: ignore[arg-type]  # wrong on purpose
+        (uring.Ftruncate(0, -2), "length must be in"),
+        (uring.Listen(0, -3), "backlog must be in"),
+        (uring.Splice(fd_in=-7, fd_out=0, length=-7), "len must be in"),
+    ],
+)
+def test_operation_refusal_names_the_field_that_was_given(
+    operation: uring.Operation, words: str
+) -> None:
+    """By the operation's own name, or by the record's when two fields had the same value."""
+    with pytest.raises((TypeError, ValueError), match=words):
+        operation.sqe()
+
+
+def test_operation_on_a_registered_buffer_shows_which_one() -> None:
+    """A FixedBuffer is no buffer to Python, and has a repr of its own."""
+    part = uring.FixedBuffer(memoryview(bytearray(4)), 2)
+    assert repr(part) in repr(uring.ReadFixed(0, part))
+
+
+def test_operation_on_any_memory_refuses_a_registered_buffer() -> None:
+    """It is no buffer to Python: the message says which operations take it."""
+    part: Any = uring.FixedBuffer(memoryview(bytearray(4)), 2)
+    with pytest.raises(TypeError, match="end in Fixed"):
+        uring.Read(0, part).sqe()
+
+
+def test_operation_without_a_free_slot_or_a_group_says_so(ring: uring.Ring) -> None:
+    """The kernel's errnos, which speak of the system's files, have a note that tells more."""
+    with Path(__file__).open("rb") as file:
+        for op, words in [
+            (uring.Socket(slot=uring.AUTO), "no slot is free"),
+            (uring.Socket(slot=uring.Fixed(0)), "no files are registered"),
+            (uring.ReadSelect(file, 7, length=1), "no buffer left"),
+        ]:
+            (cqe,) = ring.run([op])
+            assert cqe.error is not None
+            assert words in cqe.error.__notes__[0]

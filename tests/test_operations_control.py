@@ -235,15 +235,15 @@ WRONG: Final[list[tuple[uring.Operation, str]]] = [
     (uring.AsyncCancel(5, target_opcode="x"), "target_opcode must be an"),  # type: ignore[arg-type]  # wrong on purpose
     (uring.AsyncCancelFd(None), "a file is"),  # type: ignore[arg-type]  # wrong on purpose
     (uring.AsyncCancelFd(2**31), "fd must be in"),
-    (uring.AsyncCancelFd(1, target=2**64), "addr must be in"),
+    (uring.AsyncCancelFd(1, target=2**64), "target must be in"),
     (uring.AsyncCancelFd(1, target_opcode=-1), "target_opcode must be in"),  # type: ignore[arg-type]  # wrong on purpose
     (uring.AsyncCancelOp(None), "AsyncCancelAny"),  # type: ignore[arg-type]  # wrong on purpose
     (uring.AsyncCancelOp(256), "target_opcode must be in"),  # type: ignore[arg-type]  # wrong on purpose
     (uring.MsgRing("x", target_user_data=1), "a file is"),  # type: ignore[arg-type]  # wrong on purpose
     (uring.MsgRing(FIXED, target_user_data=1), "ring must be a descriptor"),  # type: ignore[arg-type]  # wrong on purpose
-    (uring.MsgRing(1, target_user_data=2**64), "off must be in"),
+    (uring.MsgRing(1, target_user_data=2**64), "target_user_data must be in"),
     (uring.MsgRing(1, target_user_data=1, target_res=2**31), "target_res must be in"),
-    (uring.MsgRing(1, target_user_data=1, target_flags=2**32), "cqe_flags must be in"),
+    (uring.MsgRing(1, target_user_data=1, target_flags=2**32), "target_flags must be in"),
     (
         uring.MsgRingFd(1, source=0, slot=uring.AUTO, target_user_data=1),  # type: ignore[arg-type]  # wrong on purpose
         "source must be Fixed",

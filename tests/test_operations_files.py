@@ -543,7 +543,7 @@ def test_read_select_reads_into_a_buffer_of_the_group(
 def test_read_select_at_the_end_of_a_file_and_of_a_pipe(
     ring: uring.Ring, file: int, pipe: Ends, provided: bytearray
 ) -> None:
-    """The end is 0, with a buffer on a file and without one on a pipe."""
+    """The end is 0, and takes a buffer, on a file as on a pipe."""
     assert len(provided) == 32
     at_end = one(ring, uring.ReadSelect(file, GROUP, offset=10))
     assert (at_end.result(), at_end.buffer_id) == (0, 0)
@@ -610,7 +610,18 @@ def test_read_multishot_takes_no_length_and_no_file_of_a_disk(
     os.close(pipe[1])
     ring.queue(uring.ReadMultishot(Fixed(0), SomeGroup()))
     ring.submit()
-    assert [ring.copy_cqe(timeout=SECONDS).result() for _ in range(2)] == [1, 0]
+    assert [ring.copy_cqe(timeout=SECONDS).res for _ in range(2)] == [1, 0]
+
+
+@pytest.mark.parametrize("kind", [uring.ReadSelect, uring.ReadMultishot])
+def test_the_end_of_a_pipe_is_an_empty_lease(
+    ring: uring.Ring, pipe: Ends, kind: type[uring.ReadSelect | uring.ReadMultishot]
+) -> None:
+    """As the end of a stream is for a receive, so that a loop may treat every result alike."""
+    os.close(pipe[1])
+    with ring.register_buffer_ring(2, 16) as group, one(ring, kind(pipe[0], group)).result() as end:
+        assert isinstance(end, uring.Lease)
+        assert bytes(end) == b""
 
 
 def test_read_multishot_is_refused_in_a_batch() -> None:

@@ -116,13 +116,13 @@ def test_epoll_event_has_the_layout_of_the_header() -> None:
 @pytest.mark.parametrize(
     ("op", "message"),
     [
-        (uring.PollMultishot(9, -1), "op_flags must be in"),
-        (uring.PollMultishot(9, 2**32), "op_flags must be in"),
+        (uring.PollMultishot(9, -1), "events must be in"),
+        (uring.PollMultishot(9, 2**32), "events must be in"),
         (uring.PollUpdate(5), "give events or new_user_data"),
         (uring.PollUpdate(5, multishot=True), "give events or new_user_data"),
-        (uring.PollUpdate(5, new_user_data=2**64), "off must be in"),
-        (uring.PollUpdate(2**64, events=1), "addr must be in"),
-        (uring.PollUpdate(5, events=-1), "op_flags must be in"),
+        (uring.PollUpdate(5, new_user_data=2**64), "new_user_data must be in"),
+        (uring.PollUpdate(2**64, events=1), "target must be in"),
+        (uring.PollUpdate(5, events=-1), "events must be in"),
         (uring.EpollCtl(uring.Fixed(1), op=EpollOp.DEL, fd=1), "epfd must be a descriptor"),  # type: ignore[arg-type]  # wrong on purpose
         (uring.EpollCtl(1, op=EpollOp.DEL, fd=uring.Fixed(1)), "fd must be a descriptor"),  # type: ignore[arg-type]  # wrong on purpose
         (uring.EpollCtl(1, op=EpollOp.DEL, fd=-1), "fd must be in"),

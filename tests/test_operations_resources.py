@@ -103,7 +103,7 @@ WRONG: Final[list[tuple[uring.Operation, str]]] = [
     (uring.FilesUpdate([5], uring.AUTO), "offset must be an integer"),  # type: ignore[arg-type]  # wrong on purpose
     (uring.FilesAlloc([]), "at least one file"),
     (uring.FilesAlloc([-1]), "a descriptor must be in"),
-    (uring.FixedFdInstall(5), "fixed must be Fixed"),  # type: ignore[arg-type]  # wrong on purpose
+    (uring.FixedFdInstall(5), "fd must be Fixed"),  # type: ignore[arg-type]  # wrong on purpose
     (uring.ProvideBuffers(b"read-only", bgid=0), "writable"),
     (uring.ProvideBuffers(BUFFER, 5, bgid=0), "not 5 buffers of the same size"),
     (uring.ProvideBuffers(bytearray(), bgid=0), "not 1 buffers"),

@@ -82,7 +82,7 @@ def test_message_under_a_number_in_use_is_refused(
         with pytest.raises(ValueError, match="comes from outside"):
             attempt(message)
     with pytest.raises(ValueError, match="comes from outside"):
-        ring.send_message(target, NUMBER)
+        ring.send_message(target, target_user_data=NUMBER)
     assert (ring.in_flight, ring.sq_ready()) == (0, 0)
     target.submit()
     os.write(pipe[1], b"data")
@@ -106,7 +106,7 @@ def test_messages_are_counted(ring: uring.Ring, target: uring.Ring) -> None:
     """Of several messages under one number the last one that is read frees it."""
     for _ in range(3):
         assert send(ring, target).res == 0
-    ring.send_message(target, NUMBER, 9)
+    ring.send_message(target, target_user_data=NUMBER, target_res=9)
     for left in (3, 2, 1):
         assert target.copy_cqe(timeout=SECONDS).user_data == NUMBER
         assert target._in_flight.claims[NUMBER].count == left  # type: ignore[union-attr]  # Expected
@@ -228,7 +228,7 @@ def test_duplicate_of_a_ring_is_refused(ring: uring.Ring, target: uring.Ring) ->
         with pytest.raises(ValueError, match="not made by this process"):
             ring.queue(MsgRing(duplicate, target_user_data=NUMBER))
         with pytest.raises(ValueError, match="not made by this process"):
-            ring.send_message(duplicate, NUMBER)
+            ring.send_message(duplicate, target_user_data=NUMBER)
         raw = uring.SQE(uring.Opcode.MSG_RING, fd=duplicate, off=NUMBER)
         ring.queue(raw)
         ring.submit()

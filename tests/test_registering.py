@@ -87,13 +87,13 @@ def test_cancel_chooses_by_file_and_opcode(ring: Ring, pipe: tuple[int, int]) ->
         ring.queue(uring.Recv(files[0], bytearray(1), user_data=3))
         ring.submit()
         assert ring.cancel(fd=right) == 0
-        assert ring.cancel(fd=left, opcode=Opcode.READ) == 0
+        assert ring.cancel(fd=left, target_opcode=Opcode.READ) == 0
         assert ring.cancel(fd=pipe[0]) == 1
         assert ended(ring) == [(1, ECANCELED)]
-        assert ring.cancel(4, opcode=Opcode.POLL_ADD, all=True) == 0
-        assert ring.cancel(1, opcode=Opcode.POLL_ADD, all=True) == 1
+        assert ring.cancel(4, target_opcode=Opcode.POLL_ADD, all=True) == 0
+        assert ring.cancel(1, target_opcode=Opcode.POLL_ADD, all=True) == 1
         assert ended(ring) == [(1, ECANCELED)]
-        assert ring.cancel(fd=files[0], opcode=Opcode.RECV) == 1
+        assert ring.cancel(fd=files[0], target_opcode=Opcode.RECV) == 1
         assert ended(ring) == [(3, ECANCELED)]
         assert ring.cancel(2, fd=left, all=True) == 1
         assert ended(ring) == [(2, ECANCELED)]
@@ -183,7 +183,7 @@ def test_cancel_waits_in_slices(
         ({"any": True, "fd": 1}, ValueError, "give it alone"),
         ({"target": 2**64}, ValueError, "target"),
         ({"target": "x"}, TypeError, "target"),
-        ({"opcode": 256}, ValueError, "opcode"),
+        ({"target_opcode": 256}, ValueError, "opcode"),
         ({"fd": -1}, ValueError, "fd"),
         ({"fd": "x"}, TypeError, "file"),
         ({"target": 1, "timeout": -1}, ValueError, "time"),
@@ -210,10 +210,12 @@ def test_cancel_on_a_closed_ring_is_refused(ring: Ring) -> None:
 def test_message_is_a_completion_of_its_target(ring: Ring) -> None:
     """The user_data, the res and the flags are as given; the sender has none."""
     with Ring(2) as target:
-        ring.send_message(target, 7, 5)
-        ring.send_message(target.fd, 2**64 - 1, -(2**31))
-        ring.send_message(target, 0, 2**31 - 1, cqe_flags=CQEFlags.SOCK_NONEMPTY)
-        ring.send_message(ring, 1)
+        ring.send_message(target, target_user_data=7, target_res=5)
+        ring.send_message(target.fd, target_user_data=2**64 - 1, target_res=-(2**31))
+        ring.send_message(
+            target, target_user_data=0, target_res=2**31 - 1, target_flags=CQEFlags.SOCK_NONEMPTY
+        )
+        ring.send_message(ring, target_user_data=1)
         found = [(cqe.user_data, cqe.res, cqe.flags) for cqe in target.copy_cqes()]
         flags = CQEFlags.SOCK_NONEMPTY
         assert found == [(7, 5, 0), (2**64 - 1, -(2**31), 0), (0, 2**31 - 1, flags)]
@@ -237,7 +239,7 @@ def test_message_wakes_who_waits() -> None:
     thread = threading.Thread(target=wait)
     thread.start()
     assert is_ready.wait(10)
-    rings[0].send_message(rings[0], 42)  # from a thread that does not own it
+    rings[0].send_message(rings[0], target_user_data=42)  # from a thread that does not own it
     thread.join()
     assert found == [42]
 
@@ -249,11 +251,11 @@ def test_message_is_expected_by_its_target(ring: Ring, monkeypatch: pytest.Monke
     monkeypatch.setattr(Ring, "_unexpect", lambda ring, number: told.append((ring, -number)))
     with Ring(2, flags=SetupFlags.R_DISABLED) as target:
         with pytest.raises(RegisterError, match="not enabled") as refused:
-            ring.send_message(target, 7)
+            ring.send_message(target, target_user_data=7)
         assert refused.value.errno == errno.EBADFD
         assert told == [(target, 7), (target, -7)]
         target.enable()
-        ring.send_message(target, 8)
+        ring.send_message(target, target_user_data=8)
         assert told[2:] == [(target, 8)]
 
 
@@ -261,21 +263,21 @@ def test_message_to_what_is_no_ring_is_refused(ring: Ring, pipe: tuple[int, int]
     """A pipe, what is not open, and a closed ring get nothing; no descriptor is left."""
     before = os.listdir("/proc/self/fd")  # noqa: PTH208 - names, not paths
     with pytest.raises(RegisterError, match="no ring") as refused:
-        ring.send_message(pipe[0], 1)
+        ring.send_message(pipe[0], target_user_data=1)
     assert refused.value.errno == errno.EBADFD
     with pytest.raises(RegisterError, match="not open") as refused:
-        ring.send_message(9999, 1)
+        ring.send_message(9999, target_user_data=1)
     assert refused.value.errno == errno.EBADF
     target = Ring(1)
     target.close()
     with pytest.raises(RingClosedError):
-        ring.send_message(target, 1)
+        ring.send_message(target, target_user_data=1)
     with pytest.raises(TypeError, match="file"):
-        ring.send_message("x", 1)  # type: ignore[arg-type]  # wrong on purpose
+        ring.send_message("x", target_user_data=1)  # type: ignore[arg-type]  # wrong on purpose
     assert os.listdir("/proc/self/fd") == before  # noqa: PTH208 - the same
     ring.close()
     with pytest.raises(RingClosedError):
-        ring.send_message(pipe[0], 1)
+        ring.send_message(pipe[0], target_user_data=1)
 
 
 @pytest.mark.parametrize(
@@ -285,7 +287,7 @@ def test_message_to_what_is_no_ring_is_refused(ring: Ring, pipe: tuple[int, int]
 def test_message_does_not_truncate(ring: Ring, user_data: int, res: int, flags: int | None) -> None:
     """A number that does not fit is a ValueError."""
     with pytest.raises(ValueError, match="must be in"):
-        ring.send_message(ring, user_data, res, cqe_flags=flags)
+        ring.send_message(ring, target_user_data=user_data, target_res=res, target_flags=flags)
 
 
 # ---- eventfd ----
@@ -669,7 +671,11 @@ def test_zcrx_is_asked_of_the_kernel(ring: Ring) -> None:
             ring.register_zcrx("lo", 0, area_size=4096, rq_entries=8)
         return
     with zcrx_ring() as able:
-        for interface, number in ((2**31 - 1, errno.ENODEV), ("lo", errno.EOPNOTSUPP)):
+        for interface, number in (
+            (2**31 - 1, errno.ENODEV),
+            ("no such one", errno.ENODEV),
+            ("lo", errno.EOPNOTSUPP),
+        ):
             with pytest.raises(RegisterError, match="network interface") as refused:
                 able.register_zcrx(interface, 0, area_size=4096, rq_entries=8)
             assert refused.value.errno == number

@@ -541,7 +541,7 @@ def test_pool_lends_each_slice_once(ring: Ring, zero: int) -> None:
     """Slices are equal and distinct, go back at the end of a block, and are read into."""
     memory = bytearray(100)
     pool = BufferPool(ring.register_buffers([memory]), 30)
-    assert (len(pool), pool.size, pool.available) == (3, 30, 3)
+    assert (len(pool), pool.size, pool.free) == (3, 30, 3)
     with pool.lend() as first, pool.lend() as second, pool.lend() as third:
         assert [len(part) for part in (first, second, third)] == [30, 30, 30]
         assert repr(pool) == "<BufferPool of 3 slices of 30 bytes, 0 free>"
@@ -549,9 +549,9 @@ def test_pool_lends_each_slice_once(ring: Ring, zero: int) -> None:
             pool.lend()
         assert read(ring, zero, second[:5]) == 5
     assert memory == bytes(30) + b"x" * 5 + bytes(65)
-    assert pool.available == 3
+    assert pool.free == 3
     first.give_back()
-    assert pool.available == 3  # the second time does nothing
+    assert pool.free == 3  # the second time does nothing
 
 
 def test_pool_gets_back_what_is_dropped() -> None:
@@ -562,10 +562,10 @@ def test_pool_gets_back_what_is_dropped() -> None:
     assert (len(part), part.buf_index) == (1, 0)
     del lent
     gc.collect()
-    assert pool.available == 1
+    assert pool.free == 1
     del part
     gc.collect()
-    assert pool.available == 2
+    assert pool.free == 2
 
 
 def test_pool_slice_is_lent_as_long_as_an_operation_has_it(
@@ -579,11 +579,11 @@ def test_pool_slice_is_lent_as_long_as_an_operation_has_it(
     del memory
     ring.submit()
     gc.collect()
-    assert pool.available == 0
+    assert pool.free == 0
     os.write(pipe[1], b"data")
     assert ring.copy_cqe(timeout=10).res == 4
     gc.collect()
-    assert pool.available == 1
+    assert pool.free == 1
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,13 @@ def test_queue_all_queues_nothing_when_one_is_refused(ring: Ring) -> None:
     assert len(ring.copy_cqes()) == 8
 
 
+def test_queue_all_of_one_operation_says_what_takes_it(ring: Ring) -> None:
+    """An operation that is not in a sequence is for queue()."""
+    one: Any = uring.Nop()
+    with pytest.raises(TypeError, match=r"queue\(\) takes Nop\(\)"):
+        ring.queue_all(one)
+
+
 def test_queue_all_of_nothing_is_nothing(ring: Ring) -> None:
     """An empty batch is allowed, and so is submitting it."""
     assert ring.queue_all([]) == []

@@ -20,7 +20,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import attrs
 import pytest
@@ -50,7 +50,7 @@ from uring import (
     link,
 )
 from uring._ffi import ffi, lib
-from uring.operations._base import operation, with_care
+from uring.operations._base import operation
 
 F = SetupFlags
 OWNED = F.SINGLE_ISSUER | F.REGISTERED_FD_ONLY
@@ -568,7 +568,7 @@ class Wide(uring.Operation):
     opcode = Opcode.NOP
 
     tail: bytes
-    _prepared: Literal[False] = with_care()
+    _is_probed = True  # kept off the shortest way, as what has 128 bytes must be
 
     def _encode(self) -> tuple[bytes, object]:
         return self._pack() + self.tail, None

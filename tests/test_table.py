@@ -334,7 +334,7 @@ CALLS: Final[dict[str, Callable[[uring.Ring, int], object]]] = {
     ),
     "Ring.register_wait_region": lambda ring, _: ring.register_wait_region(),
     "Ring.resize": lambda ring, _: resize(ring),
-    "Ring.send_message": lambda ring, _: ring.send_message(ring, 7),
+    "Ring.send_message": lambda ring, _: ring.send_message(ring, target_user_data=7),
     "Ring.unregister_eventfd": lambda ring, _: ring.unregister_eventfd(),
     "Ring.unregister_files": lambda ring, _: ring.unregister_files(),
     "Ring.unregister_iowq_affinity": lambda ring, _: ring.unregister_iowq_affinity(),

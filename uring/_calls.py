@@ -12,10 +12,10 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from uring import _memory
+from uring._checks import check_range
 from uring._completion import deadline_ns
 from uring._core import NO_FD, NOT_PLAIN, Core
 from uring._ffi import ffi, lib
-from uring._setup import check_range
 from uring._submission import ring_behind
 from uring.errors import RingClosedError, UnsupportedError, UringError, register_error
 from uring.flags import MsgRingFlags, Opcode, RegisterOpcode
@@ -92,7 +92,7 @@ class CallSide(Core):
         target: int | None = None,
         *,
         fd: FileLike | None = None,
-        opcode: Opcode | None = None,
+        target_opcode: Opcode | None = None,
         any: bool = False,
         all: bool = False,
         timeout: float | None = None,
@@ -106,7 +106,7 @@ class CallSide(Core):
         Args:
             target: their user_data.
             fd: their file (kernel 6.0).
-            opcode: their opcode (kernel 6.6).
+            target_opcode: their opcode (kernel 6.6).
             any: whatever is in flight; stands alone.
             all: not only the first that all of the above are true of.
             timeout: in seconds, for how long to wait; None waits without end.
@@ -122,7 +122,7 @@ class CallSide(Core):
 
         Kernel: 6.0. liburing: io_uring_register_sync_cancel(3).
         """
-        choice = _cancel.chosen(target, fd, opcode, any=any, all=all)
+        choice = _cancel.chosen(target, fd, target_opcode, any=any, all=all)
         end_ns = deadline_ns(timeout)
         waited = False
         while True:
@@ -131,38 +131,38 @@ class CallSide(Core):
                 left_ns = min(max(end_ns - time.monotonic_ns(), 0), left_ns)
             self._check_use()
             argument = _cancel.cancel_argument(choice, left_ns)
-            opcode_ = RegisterOpcode.REGISTER_SYNC_CANCEL
-            result = lib.uring_register(self._shim, opcode_, argument, 1)
+            opcode = RegisterOpcode.REGISTER_SYNC_CANCEL
+            result = lib.uring_register(self._shim, opcode, argument, 1)
             if result >= 0:
                 return result if any or (all and not waited) else max(result, 1)
             if result == -errno.ENOENT:
                 return int(waited)
             if result not in {-errno.ETIME, -errno.EINTR}:
-                self._raise(opcode_, result)
+                self._raise(opcode, result)
             waited = waited or result == -errno.ETIME
             if 0 <= end_ns <= time.monotonic_ns():
-                raise TimeoutError(errno.ETIME, "what was to be cancelled is still running")
+                raise TimeoutError(errno.ETIMEDOUT, "what was to be cancelled is still running")
 
     def send_message(
         self,
-        target: "CallSide | int | HasFileno",
-        user_data: int,
-        res: int = 0,
+        ring: "CallSide | int | HasFileno",
         *,
-        cqe_flags: int | None = None,
+        target_user_data: int,
+        target_res: int = 0,
+        target_flags: int | None = None,
     ) -> None:
         """
-        Post a completion to a ring, at once and past all queues. Equivalent: MsgRing.
+        Post a completion to a ring, at once and past all queues. Equivalent: `MsgRing`.
 
         This ring only lends itself to the call: any thread may make it, and the target may be this
         ring.
 
         Args:
-            target: the ring that gets the completion, one of this process.
-            user_data: the completion's, 0..2**64 - 1.
-            res: the completion's, -2**31..2**31 - 1.
-            cqe_flags: the completion's flags, but for those that tell its size, SKIP and F_32; None
-                leaves them 0.
+            ring: the target, a `Ring` of this process or its descriptor.
+            target_user_data: the user_data of the completion there, 0..2**64 - 1.
+            target_res: its res, -2**31..2**31 - 1.
+            target_flags: its flags, as `CQEFlags`, but for SKIP and F_32, which say how long a CQE
+                is; None leaves them 0.
 
         Raises:
             RegisterError: EBADFD, the target is no ring, or not enabled; EOVERFLOW, its completion
@@ -173,11 +173,11 @@ class CallSide(Core):
 
         Kernel: 6.13. liburing: io_uring_register_sync_msg(3).
         """
-        check_range("user_data", user_data, 0, UINT64_MAX)
-        check_range("res", res, -(2**31), 2**31 - 1)
+        check_range("target_user_data", target_user_data, 0, UINT64_MAX)
+        check_range("target_res", target_res, -(2**31), 2**31 - 1)
         op_flags = MsgRingFlags(0)
-        if cqe_flags is not None:
-            check_message_flags(cqe_flags)
+        if target_flags is not None:
+            check_message_flags(target_flags)
             op_flags = MsgRingFlags.FLAGS_PASS
         self._check_open()
 
@@ -185,28 +185,27 @@ class CallSide(Core):
             message = SQE(
                 Opcode.MSG_RING,
                 fd=fd,
-                off=user_data,
-                len=res & UINT32_MAX,
+                off=target_user_data,
+                len=target_res & UINT32_MAX,
                 op_flags=op_flags,
-                splice_fd_in=cqe_flags or 0,
+                splice_fd_in=target_flags or 0,
             )
             argument, _, _ = _memory.readable(message.encode())
             result = lib.uring_register_blind(RegisterOpcode.REGISTER_SEND_MSG_RING, argument, 1)
             if result < 0:
                 self._raise(RegisterOpcode.REGISTER_SEND_MSG_RING, result)
 
-        ring = ring_behind(target)
-        if not isinstance(ring, CallSide):
-            fd = descriptor(target)
-            send(check_range("target", fd, 0, 2**31 - 1))
+        target = ring_behind(ring)
+        if not isinstance(target, CallSide):
+            send(check_range("ring", descriptor(ring), 0, 2**31 - 1))
             return
-        with descriptor_of(ring) as fd:
-            ring._expect(user_data)
+        with descriptor_of(target) as fd:
+            target._expect(target_user_data)
             try:
                 send(fd)
             except UringError:
                 with contextlib.suppress(RingClosedError):
-                    ring._unexpect(user_data)
+                    target._unexpect(target_user_data)
                 raise
 
     # ---- how it is done ----

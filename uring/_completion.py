@@ -22,13 +22,14 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final
 
+from uring._checks import check_range
 from uring._claims import Ended, Subject
 from uring._core import Core
 from uring._ffi import ffi, lib
 from uring._leases import Landing
 from uring._memory import nanoseconds
 from uring._pledges import Pledge
-from uring._setup import RingParams, check_range
+from uring._setup import RingParams
 from uring.completions import CQE, EMPTY, Answer, Completions, cqe_size
 from uring.errors import UnsupportedError
 from uring.flags import CQE_BUFFER_SHIFT, CQEFlags, Features

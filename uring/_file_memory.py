@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, overload
 import attrs
 
 from uring import _memory
+from uring._checks import check_range
 from uring._values import value
 from uring.file_flags import StatxAttributes, StatxMask
 
@@ -33,10 +34,7 @@ def open_how(flags: int, mode: int, resolve: int) -> "tuple[CData, int, int]":
     """Pin a struct open_how: (pin, address, size)."""
     fields = {"open_flags": flags, "mode": mode, "resolve": resolve}
     for name, number in fields.items():
-        if not isinstance(number, int):
-            raise TypeError(f"{name} must be an integer, not {number!r}")
-        if not 0 <= number < 2**64:
-            raise ValueError(f"{name} must be in 0..2**64 - 1, not {number}")
+        check_range(name, number, 0, 2**64 - 1)
     return _memory.readable(OPEN_HOW.pack(flags, mode, resolve))
 
 

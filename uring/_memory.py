@@ -124,6 +124,11 @@ def _too_long(length: int) -> ValueError:
 
 def _refusal(buffer: object, *, writable: bool) -> Exception:
     wanted = "a writable bytes-like object" if writable else "a bytes-like object"
+    if isinstance(buffer, FixedBuffer):
+        return TypeError(
+            f"the buffer must be {wanted}, not {buffer!r}: that is for operations whose names end"
+            " in Fixed, and its `view` for others"
+        )
     try:
         view = memoryview(buffer)  # type: ignore[arg-type]  # to learn what is wrong with it
     except (TypeError, ValueError, BufferError) as error:
@@ -166,7 +171,7 @@ class FixedBuffer:
         return FixedBuffer(self.view[part], self.buf_index)
 
     def __repr__(self) -> str:
-        return f"<FixedBuffer of {len(self)} bytes in registered buffer {self.buf_index}>"
+        return f"<{type(self).__name__} of {len(self)} bytes in registered buffer {self.buf_index}>"
 
 
 def fixed_part(

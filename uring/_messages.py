@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from uring import _memory
+from uring._checks import check_range
 from uring._leases import Lease
 from uring._memory import FixedBuffer
 from uring._sockaddr import SOCKADDR_MAX, Address, decode_sockaddr, encode_sockaddr
@@ -200,8 +201,8 @@ class MessageRoom:
     __slots__ = ("_parts", "_pin", "address")
 
     def __init__(self, parts: tuple[object, int, int], ancbufsize: int, *, is_named: bool) -> None:
-        """Take what `iovecs` or `any_length` gave, and how much control data there may be."""
-        control = bytes(checked_size("ancbufsize", ancbufsize, CONTROL_MAX))
+        """Take what `iovecs` or `provided` gave, and how much control data there may be."""
+        control = bytes(check_range("ancbufsize", ancbufsize, 0, CONTROL_MAX))
         self._parts = parts
         self._pin, self.address = _msghdr(parts, b"", SOCKADDR_MAX if is_named else 0, control)
 
@@ -218,7 +219,7 @@ class MessageRoom:
 
 def provided(length: int) -> tuple[object, int, int]:
     """Pin the array that says how much of a provided buffer may be filled; 0 is all of it."""
-    if not checked_size("length", length, UINT32_MAX):
+    if not check_range("length", length, 0, UINT32_MAX):
         return None, 0, 0
     pin, place, _ = _memory.readable(_IOVEC.pack(0, length))
     return pin, place, 1
@@ -226,8 +227,8 @@ def provided(length: int) -> tuple[object, int, int]:
 
 def multishot(namelen: int, ancbufsize: int) -> tuple[object, int]:
     """Pin a struct msghdr that only says how much room each message has: (pin, its address)."""
-    checked_size("namelen", namelen, SOCKADDR_MAX)
-    checked_size("ancbufsize", ancbufsize, CONTROL_MAX)
+    check_range("namelen", namelen, 0, SOCKADDR_MAX)
+    check_range("ancbufsize", ancbufsize, 0, CONTROL_MAX)
     pin, place, _ = _memory.readable(_MSGHDR.pack(0, namelen, 0, 0, 0, ancbufsize, 0))
     return pin, place
 
@@ -257,15 +258,6 @@ def decode_multishot(lease: Lease, namelen: int, ancbufsize: int) -> Message:
         view[payload:],
         lease,
     )
-
-
-def checked_size(name: str, size: int, largest: int) -> int:
-    """Refuse what is no size of memory."""
-    if not isinstance(size, int) or isinstance(size, bool):
-        raise TypeError(f"{name} must be an integer, not {size!r}")
-    if not 0 <= size <= largest:
-        raise ValueError(f"{name} must be in 0..{largest}, not {size}")
-    return size
 
 
 def checked_flags(msg_flags: int) -> int:

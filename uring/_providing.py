@@ -4,10 +4,10 @@ import errno
 from typing import Any, TypeVar
 
 from uring._calls import CallSide
+from uring._checks import check_range
 from uring._claims import operation_of
 from uring._ffi import lib
 from uring._leases import Block
-from uring._setup import check_range
 from uring.errors import RegisterError, UringError, call_error
 from uring.flags import PbufRingFlags, RegisterOpcode
 from uring.registry.buffer_rings import (

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from uring._calls import CallSide
+from uring._checks import check_range
 from uring._ffi import ffi
-from uring._setup import check_range
 from uring.flags import NapiTracking, RegisterOpcode, ZcrxRegisterFlags
 from uring.registry import buffers as _buffers
 from uring.registry import eventfd as _eventfd
@@ -84,7 +84,8 @@ class RegisterSide(CallSide):
 
         Args:
             offset: the first slot, from 0.
-            fds: descriptors or objects with `fileno()`; -1 empties a slot, -2 leaves it alone.
+            fds: descriptors or objects with `fileno()`; -1 empties a slot, REGISTER_FILES_SKIP
+                leaves it alone.
 
         Returns:
             How many slots were updated; see `RegisteredFiles.update()`.
@@ -92,7 +93,7 @@ class RegisterSide(CallSide):
         Raises:
             RegisterError: ENXIO, nothing is registered; EINVAL, past the end of the table.
 
-        Kernel: 5.5; -2: 5.12. liburing: io_uring_register_files_update(3).
+        Kernel: 5.5; REGISTER_FILES_SKIP 5.12. liburing: io_uring_register_files_update(3).
         """
         check_range("offset", offset, 0, UINT32_MAX)
         return _files.update_files(self, offset, fds, None, None)
@@ -375,7 +376,9 @@ class RegisterSide(CallSide):
 
         Kernel: 6.9. liburing: io_uring_register_napi(3).
         """
-        settings = NapiSettings(busy_poll_timeout_us, prefer_busy_poll, tracking)
+        settings = NapiSettings(
+            busy_poll_timeout_us, prefer_busy_poll=prefer_busy_poll, tracking=tracking
+        )
         return _napi.register_napi(self, settings)
 
     def unregister_napi(self) -> NapiSettings:

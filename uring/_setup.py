@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from uring import _memory
+from uring._checks import check_range
 from uring._ffi import ffi, lib
 from uring._kernel import query_opcodes, try_setup_flags
 from uring.completions import cqe_size
@@ -105,16 +106,6 @@ def check_flags(flags: SetupFlags, given: "Mapping[str, object]") -> SetupFlags:
     if unknown:
         raise ValueError(f"flags has bits that no kernel knows: {unknown:#x}")
     return flags
-
-
-def check_range(name: str, value: int, low: int, high: int) -> int:
-    """Return `value`, an int from `low` to `high`."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an int, not {value!r}")
-    value = int.__index__(value)  # a subclass may lie in its comparisons, but not here
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be in {low}..{high}, not {value}")
-    return value
 
 
 def setup(

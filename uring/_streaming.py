@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Self
 
+from uring._checks import check_range
 from uring._completion import deadline_ns, without
 from uring._running import RunSide
-from uring._setup import check_range
 from uring.completions import CQE, close_all, descriptors_of
 from uring.errors import UringError
 from uring.sqe import UINT64_MAX, Queueable

@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from uring import _teardown
+from uring._checks import check_range
 from uring._claims import FIRST_DRAWN, Record, Subject, is_linked, skips
 from uring._core import Core
 from uring._ffi import ffi, lib
 from uring._inflight import Recent
 from uring._pledges import UNKNOWN_RING, MessagePledge, Pledge, Promised, RenamePledge
-from uring._setup import RingParams, check_range
+from uring._setup import RingParams
 from uring.completions import Answer
 from uring.errors import SubmissionQueueFull, UnsupportedError
 from uring.flags import Opcode, SetupFlags, SQEFlags
@@ -117,6 +118,8 @@ class SubmissionSide(Core):
                 descriptor) -> the message says why. The ring is as it was.
             UnsupportedError: the kernel lacks its opcode; asked for what is newer than Linux 5.6.
             RingClosedError: the ring is closed.
+
+        Kernel: 5.4; the operation may need more. liburing: io_uring_get_sqe(3).
         """
         # The shortest way, for what needs no care; everything else goes by way of _record().
         try:
@@ -186,12 +189,16 @@ class SubmissionSide(Core):
             The user_data of each.
 
         Raises:
-            SubmissionQueueFull: not all of them fit -> submit, and queue them again; never, when
-                there are more than `entries`.
-            ValueError, TypeError: one of them cannot be encoded. Nothing was queued.
+            SubmissionQueueFull: not all of them fit -> submit, and queue them again; more than
+                `entries` never do.
+            ValueError, TypeError, UnsupportedError: as for `queue()`. Nothing was queued.
             RingClosedError: the ring is closed.
+
+        Kernel: 5.4; the operations may need more. liburing: io_uring_get_sqe(3).
         """
         self._check_use()
+        if isinstance(ops, Queueable):
+            raise TypeError(f"queue_all() takes a sequence of operations: queue() takes {ops!r}")
         ops = [*ops]
         records = [self._record(op, None) for op in ops]
         for index, op in enumerate(ops):
@@ -362,6 +369,8 @@ class SubmissionSide(Core):
             EnterError: the kernel takes no more for now -> copy completions out and submit again;
                 nothing is lost.
             RingClosedError: the ring is closed.
+
+        Kernel: 5.4. liburing: io_uring_submit(3).
         """
         self._check_use()
         return self._submit() & UINT32_MAX

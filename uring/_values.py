@@ -10,11 +10,14 @@ value is a sequence as well).
 """
 
 import operator
-from typing import Any, NoReturn, TypeVar, dataclass_transform
+from typing import Any, Final, NoReturn, TypeVar, dataclass_transform
 
 import attrs
 
 _T = TypeVar("_T")
+
+
+_DOC: Final = "The argument of this name: see the class."
 
 
 def _refuse(*_: object) -> NoReturn:
@@ -55,8 +58,10 @@ def value(cls: type[_T]) -> type[_T]:
     )
     setattr(made, "__match_args__", by_position)  # noqa: B010 - mypy takes it for its own class's
     for field in fields:
+        if field.converter is not None:  # attrs shows what the converter takes, which may be all
+            made.__init__.__annotations__[field.name] = field.type
         if not field.name.startswith("_"):
             getter = operator.attrgetter(_slot(field.name))
-            setattr(made, field.name, property(getter, _refuse, _refuse))
+            setattr(made, field.name, property(getter, _refuse, _refuse, _DOC))
     result: type[_T] = made
     return result

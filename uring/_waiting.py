@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import attrs
 
 from uring import _memory
+from uring._checks import check_range
 from uring._completion import deadline_ns
 from uring._ffi import ffi, lib
 from uring._running import RunSide
-from uring._setup import check_cq_entries, check_entries, check_range
+from uring._setup import check_cq_entries, check_entries
 from uring.completions import EMPTY
 from uring.errors import RegisterError, RingClosedError, UnsupportedError
 from uring.flags import CQRingFlags, EnterFlags, Features, RegisterOpcode, SetupFlags
@@ -196,8 +197,8 @@ class WaitingSide(RunSide):
         Give the queues other sizes; what is queued, in flight or not copied out yet stays.
 
         For rings with `SetupFlags.DEFER_TASKRUN`, from their owner. Other threads may look at the
-        ring meanwhile, but not poll its descriptor:
-        kernels before 7.0, or an early 6.18, do not guard that.
+        ring meanwhile, but not poll its descriptor: kernels before 7.0, or an early 6.18, do not
+        guard that.
 
         Args:
             entries: as for `Ring`.

@@ -106,7 +106,16 @@ class Opcode(_Number):
 
 
 class SQEFlags(_Bits):
-    """``sqe->flags``: how the kernel treats one SQE."""
+    """
+    ``sqe->flags``: how the kernel treats one SQE.
+
+    - ASYNC: goes to a worker thread at once, and is not tried first.
+    - IO_DRAIN: starts when all that was submitted before has ended; what follows waits for it.
+    - IO_LINK, IO_HARDLINK: the next one waits for it: see `link()` and `hardlink()`.
+    - CQE_SKIP_SUCCESS: no completion when it succeeds. Only for the first ones of a chain that ends
+      with one that has a completion, and is queued at once: see `Ring.queue_all()`.
+    - FIXED_FILE, BUFFER_SELECT: set by operations that are given `Fixed`, or a group.
+    """
 
     FIXED_FILE = 0x1, "5.1"
     IO_DRAIN = 0x2, "5.2"
@@ -214,7 +223,14 @@ class CQRingFlags(_Bits):
 
 
 class CQEFlags(_Bits):
-    """``cqe->flags``; the bits from `CQE_BUFFER_SHIFT` up are a buffer id when BUFFER is set."""
+    """
+    ``cqe->flags``; the bits from `CQE_BUFFER_SHIFT` up are a buffer id when BUFFER is set.
+
+    - MORE: others of the same operation follow. NOTIF: the second one of a zero-copy send.
+    - BUF_MORE: the kernel goes on filling that buffer. SOCK_NONEMPTY: the socket has more data.
+    - F_32: one of 32 bytes, on CQE_MIXED rings. SKIP: filling at the end of their queue.
+    - TSTAMP_HW: of `TxTimestamp`, a time that the network card took.
+    """
 
     BUFFER = 0x1, "5.7"
     MORE = 0x2, "5.13"

@@ -43,16 +43,17 @@ import sys
 import threading
 import time
 import warnings
-from typing import TYPE_CHECKING, Final, NoReturn, Self
+from typing import Final, NoReturn, Self
 
 from uring import _teardown
+from uring._checks import check_range
 from uring._core import CLOSED, FORKED, NO_FD, lives
 from uring._ffi import lib
 from uring._inflight import InFlight
 from uring._providing import ProvideSide
 from uring._registering import RegisterSide
 from uring._ringfd import RingFdSide
-from uring._setup import RingParams, check_range, setup
+from uring._setup import RingParams, setup
 from uring._streaming import StreamSide
 from uring._views import CompletionQueueView, SubmissionQueueView
 from uring._waiting import WaitingSide
@@ -63,9 +64,6 @@ from uring.registry._base import Held
 from uring.registry.cancel import CANCEL_ANSWERS, sync_cancel_any
 from uring.registry.waits import Timeout
 from uring.sqe import SQE, UINT32_MAX
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 NO_SETUP_FLAGS: Final = SetupFlags(0)
 _uring_submit_one: Final = lib.uring_submit_one
@@ -212,6 +210,8 @@ class Ring(StreamSide, WaitingSide, RegisterSide, ProvideSide, RingFdSide):
         Raises:
             RingClosedError: the ring is closed, or was closed by another thread during the wait.
             EnterError: as for `submit()`.
+
+        Kernel: 5.4; `min_timeout` 6.12. liburing: io_uring_submit_and_wait_min_timeout(3).
         """
         if self._is_guarded:
             self._check_use()
@@ -274,6 +274,8 @@ class Ring(StreamSide, WaitingSide, RegisterSide, ProvideSide, RingFdSide):
 
         Raises:
             WrongThreadError: the ring has SINGLE_ISSUER and its owner is alive -> close it there.
+
+        Kernel: 5.4. liburing: io_uring_queue_exit(3).
         """
         if self._fd == -1:
             return
@@ -292,12 +294,7 @@ class Ring(StreamSide, WaitingSide, RegisterSide, ProvideSide, RingFdSide):
         self._check_open()
         return self
 
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _value: BaseException | None,
-        _traceback: "TracebackType | None",
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def __del__(self) -> None:

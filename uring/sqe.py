@@ -9,7 +9,7 @@ descriptor is expected; `file_field` turns whatever names a file into what the r
 import operator
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import (
     ClassVar,
@@ -24,6 +24,7 @@ from typing import (
 
 import attrs
 
+from uring._checks import check_range
 from uring.flags import (
     FILE_INDEX_ALLOC,
     AcceptFlags,
@@ -127,19 +128,16 @@ def file_index(slot: Slot | None) -> int:
     return slot.index + 1
 
 
-def check_message_flags(cqe_flags: int) -> int:
+def check_message_flags(target_flags: int) -> int:
     """
     Return flags that a message gives to a completion.
 
     SKIP and F_32 say how long a CQE is; with them the target would misread all that follow.
     """
-    if not isinstance(cqe_flags, int) or isinstance(cqe_flags, bool):
-        raise TypeError(f"cqe_flags must be an int, not {cqe_flags!r}")
-    if not 0 <= cqe_flags <= UINT32_MAX:
-        raise ValueError(f"cqe_flags must be in 0..{UINT32_MAX}, not {cqe_flags}")
-    if cqe_flags & (CQEFlags.SKIP | CQEFlags.F_32):
-        raise ValueError("cqe_flags must not have SKIP or F_32: the kernel alone sets them")
-    return cqe_flags
+    check_range("target_flags", target_flags, 0, UINT32_MAX)
+    if target_flags & (CQEFlags.SKIP | CQEFlags.F_32):
+        raise ValueError("target_flags must not have SKIP or F_32: the kernel alone sets them")
+    return target_flags
 
 
 class HasBgid(Protocol):
@@ -189,13 +187,19 @@ def descriptor(fd: int | HasFileno) -> int:
     return number
 
 
-def explain(*fields: object) -> None:
-    """Name the field that `record_pack` refused, all of them being given in its order."""
+def explain(
+    *fields: object, called: Callable[[str, object], str] = lambda name, _value: name
+) -> None:
+    """
+    Name the field that `record_pack` refused, all of them being given in its order.
+
+    `called` tells what who gave it calls a field, from its name here and its value.
+    """
     for (name, low, high), value in zip(_FIELDS, fields, strict=True):
         if not hasattr(value, "__index__"):
-            raise TypeError(f"{name} must be an integer, not {value!r}") from None
+            raise TypeError(f"{called(name, value)} must be an integer, not {value!r}") from None
         if not low <= operator.index(value) <= high:
-            raise ValueError(f"{name} must be in {low}..{high}, not {value!r}") from None
+            raise ValueError(f"{called(name, value)} must be in {low}..{high}, not {value!r}")
 
 
 _IOPRIO, _LEN, _OP_FLAGS = slice(2, 4), slice(24, 28), slice(28, 32)

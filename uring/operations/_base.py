@@ -6,6 +6,7 @@ An operation is a frozen value. Its `_encode` pins the memory that it lends, wit
 completion means. Everything else is here, once.
 """
 
+import errno
 import struct
 import sys
 from collections.abc import Iterable
@@ -14,7 +15,8 @@ from typing import Any, ClassVar, Final, Literal, NoReturn, TypeVar, dataclass_t
 import attrs
 
 from uring import _memory
-from uring._memory import BYTES, address_of, is_buffer, lend
+from uring._checks import check_range
+from uring._memory import BYTES, FixedBuffer, address_of, is_buffer, lend
 from uring._values import value
 from uring.flags import Opcode, SQEFlags
 from uring.sqe import (
@@ -22,6 +24,7 @@ from uring.sqe import (
     NO_FLAGS,
     UINT64_MAX,
     FileLike,
+    Filename,
     Fixed,
     Queueable,
     Slot,
@@ -36,15 +39,12 @@ _T = TypeVar("_T")
 
 def describe(buffer: object) -> str:
     """A short repr of a buffer, which may be of any length."""
+    if isinstance(buffer, FixedBuffer):
+        return repr(buffer)
     try:
         return f"<{type(buffer).__name__} of {memoryview(buffer).nbytes} bytes>"  # type: ignore[arg-type]  # it may be anything
     except (TypeError, ValueError, BufferError):  # a wrong argument must still have a repr
         return f"<{type(buffer).__name__}>"
-
-
-def with_care(*, init: Literal[False] = False) -> Any:
-    """Declare `_prepared` of a class whose completions need care: it makes a descriptor, say."""
-    return attrs.field(default=False, init=init, eq=False, repr=False)
 
 
 def lent() -> Any:
@@ -79,34 +79,37 @@ def position(offset: Any) -> int:
     return UINT64_MAX if offset == -1 else offset
 
 
-def stream(write_stream: Any) -> int:
+def stream_field(write_stream: object) -> int:
     """``sqe->write_stream``, the first byte of ``sqe->splice_fd_in``."""
-    if not isinstance(write_stream, int):
-        raise TypeError(f"write_stream must be an integer, not {write_stream!r}")
-    if not 0 <= write_stream <= 255:
-        raise ValueError(f"write_stream must be in 0..255, not {write_stream}")
-    return write_stream << 24 if sys.byteorder == "big" else write_stream
+    number = check_range("write_stream", write_stream, 0, 255)
+    return number << 24 if sys.byteorder == "big" else number
 
 
 _OLDEST: Final = (5, 6)
 """The oldest Linux that this package is for: see errors._missing."""
 
+_CARE: Final = (
+    *("_is_probed", "_is_sole", "_reaches_out", "_lends_to_ring"),
+    *("_keeps_memory", "_makes_descriptor", "_takes_buffer"),
+)
+"""What of a class wants more than the shortest way, in being queued or in its completions."""
 
-@dataclass_transform(frozen_default=True, field_specifiers=(attrs.field, with_care, lent, all_lent))
+
+@dataclass_transform(frozen_default=True, field_specifiers=(attrs.field, lent, all_lent))
 def operation(cls: type[_T]) -> type[_T]:
     """
     Make an operation class of its annotations: see `_values`.
 
     What is newer than the oldest kernel that this package is for is asked of the kernel when it is
-    queued, and so is kept off the shortest way there.
+    queued. That, and whatever else `_CARE` names, is kept off the shortest way there.
     """
     made: Any = cls
     opcode = vars(cls).get("opcode")
     if opcode is not None and tuple(map(int, opcode.since.split("."))) > _OLDEST:
         made._is_probed = True
-        if "_prepared" not in vars(cls):
-            made._prepared = with_care()
-            made.__annotations__ = {**made.__annotations__, "_prepared": Literal[False]}
+    if any(getattr(cls, each, False) for each in _CARE):
+        made._prepared = attrs.field(default=False, init=False, eq=False, repr=False)
+        made.__annotations__ = {**made.__annotations__, "_prepared": Literal[False]}
     return value(cls)
 
 
@@ -166,6 +169,12 @@ class Operation(Queueable):
         if prepared[1] is None and isinstance(getattr(self, "_fd", 0), _NO_OBJECT):
             self._prepared = prepared
 
+    def _own_name(self, name: str, given: object) -> str:
+        """What this operation calls a field of the record, if what it holds was given as it is."""
+        fields = [field.name for field in attrs.fields(type(self)) if field.init]
+        own = [field for field in fields if getattr(self, field) is given]
+        return own[0] if len(own) == 1 else name
+
     def _pack(  # defaults by position: those of keyword-only arguments cost 10 ns each
         self: Any,
         fd: FileLike = 0,
@@ -207,7 +216,7 @@ class Operation(Queueable):
             personality = self._personality
             fields = (off, addr, len, op_flags, 0, buf_index, personality, splice_fd_in, addr3)
             try:
-                explain(self.opcode, flags, ioprio, fd, *fields)
+                explain(self.opcode, flags, ioprio, fd, *fields, called=self._own_name)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"{self!r}: {error}") from None
             raise
@@ -233,15 +242,6 @@ def refuse_selecting(op: Operation) -> NoReturn:
     )
 
 
-def integer(name: str, number: object, lowest: int, highest: int) -> int:
-    """Refuse what is no integer of this range, before it is cut off or read as something else."""
-    if not isinstance(number, int) or isinstance(number, bool):
-        raise TypeError(f"{name} must be an integer, not {number!r}")
-    if not lowest <= number <= highest:
-        raise ValueError(f"{name} must be in {lowest}..{highest}, not {number}")
-    return int(number)
-
-
 def ordinary(name: str, file: object) -> int:
     """A descriptor, where the kernel does not look for a registered file."""
     if isinstance(file, Fixed):
@@ -265,8 +265,6 @@ class MakesFile(Operation):
 
     slot: Slot | None = attrs.field(default=None, kw_only=True)
 
-    _prepared: Literal[False] = with_care()
-
     @property
     def _makes_descriptor(self) -> bool:  # type: ignore[override]  # of the class, for the others
         return self.slot is None
@@ -275,6 +273,19 @@ class MakesFile(Operation):
     def _is_sole(self) -> bool:  # type: ignore[override]  # the same
         # Under one number with another that makes a descriptor, nobody could tell which res is one.
         return self.slot is not None
+
+    def _with_cloexec(self: Any, name: str, bit: int) -> int:
+        """The flags in the field `name`, with CLOEXEC unless a registered file is made."""
+        flags: int = check_range(name, getattr(self, name), 0, UINT64_MAX)
+        return flags | bit if self.cloexec and self.slot is None else flags
+
+    def _error_context(self, number: int) -> tuple[str, Filename]:
+        note, filename = super()._error_context(number)
+        if self.slot is not None and number == errno.ENFILE:
+            note += ": no slot is free, or no files are registered"
+        if self.slot is not None and number == errno.ENXIO:
+            note += ": no files are registered, so there are no slots"
+        return note, filename
 
     def _result(self, res: int, _memory: object, _flags: int) -> object:
         """Return the new descriptor, or the slot that was filled."""

@@ -1,11 +1,13 @@
 """Operations on a buffer that the kernel takes from a group of provided buffers."""
 
+import errno
 import socket
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from uring._leases import Lease
-from uring.operations._base import SELECT, Operation, operation, with_care
-from uring.sqe import FileLike, Group, buffer_group
+from uring.flags import CQEFlags
+from uring.operations._base import SELECT, Operation, operation
+from uring.sqe import FileLike, Filename, Group, buffer_group
 
 
 class GroupPin:
@@ -36,11 +38,18 @@ class Selecting(Operation):
 
     _keeps_memory: ClassVar[bool] = True
     _takes_buffer: ClassVar[bool] = True
-    _prepared: Literal[False] = with_care()
 
     @property
     def _is_sole(self) -> bool:  # type: ignore[override]  # of the class, for the others
         return not isinstance(self.group, int)  # only it can say whose buffer a completion names
+
+    def _error_context(self, number: int) -> tuple[str, Filename]:
+        note, filename = super()._error_context(number)
+        if number == errno.ENOBUFS:
+            note += ": the group has no buffer left, or there is no such group"
+        if number == errno.ENOENT:
+            note += ": there is no such group"
+        return note, filename
 
     def _select(self, memory: object = None, **fields: Any) -> tuple[bytes, object]:
         """Encode it, and pin the group and what memory is lent besides."""
@@ -49,6 +58,19 @@ class Selecting(Operation):
         if memory is not None:
             return encoded, GroupPin(group, memory)
         return encoded, None if isinstance(group, int) else group
+
+
+class Filling(Selecting):
+    """An operation that fills the buffer that it takes, and whose result is that buffer."""
+
+    __slots__ = ()
+
+    def _result(self, res: int, memory: object, flags: int) -> Lease | int:
+        """Return what came; an empty lease at the end; the number when the group is not known."""
+        if isinstance(memory, Lease):
+            return memory
+        is_end = res == 0 and not flags & CQEFlags.BUFFER
+        return Lease() if is_end and memory is not None else res
 
 
 def lease_of(memory: object) -> Lease | None:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from uring import _structures
+from uring._checks import check_range
 from uring.file_flags import IntegrityFlags
 from uring.flags import RwAttrFlags
-from uring.operations._base import describe, integer
+from uring.operations._base import describe
 from uring.sqe import UINT64_MAX
 
 if TYPE_CHECKING:
@@ -49,9 +50,9 @@ def with_protection(
     if not isinstance(pi, ProtectionInfo):
         raise TypeError(f"pi must be a ProtectionInfo, not {pi!r}")
     numbers = (
-        integer("pi_flags", pi.pi_flags, 0, 65535),
-        integer("app_tag", pi.app_tag, 0, 65535),
-        integer("seed", pi.seed, 0, UINT64_MAX),
+        check_range("pi_flags", pi.pi_flags, 0, 65535),
+        check_range("app_tag", pi.app_tag, 0, 65535),
+        check_range("seed", pi.seed, 0, UINT64_MAX),
     )
     record, pins = encoded
     lent, address = _structures.protection(pi.buffer, numbers, write=write)

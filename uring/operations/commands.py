@@ -1,13 +1,14 @@
 """Commands that a driver gives its own meaning, as ioctl(2) does."""
 
 import os
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import attrs
 
+from uring._checks import check_range
 from uring._leases import Lease
 from uring.flags import Opcode, SQEFlags, UringCmdFlags
-from uring.operations._base import Operation, integer, operation, with_care
+from uring.operations._base import Operation, operation
 from uring.sqe import UINT32_MAX, UINT64_MAX, FileLike, Group, buffer_group
 
 __all__ = ["BlockDiscard", "UringCmd", "UringCmd128", "UringCmdMultishot"]
@@ -35,7 +36,7 @@ class _Command(Operation):
 
     def _record(self: Any, flags: int, buf_index: int, sqe_flags: int = 0) -> bytes:
         # What is above 32 bits is another field, which must be 0.
-        cmd_op, cmd = integer("cmd_op", self.cmd_op, 0, UINT32_MAX), self.cmd
+        cmd_op, cmd = check_range("cmd_op", self.cmd_op, 0, UINT32_MAX), self.cmd
         if not isinstance(cmd, bytes):
             raise TypeError(f"cmd must be bytes, not {type(cmd).__name__}")
         if len(cmd) > _CMD128_MAX:
@@ -104,8 +105,8 @@ class UringCmd128(UringCmd):
 
     Needs a ring with SetupFlags.SQE128 or SQE_MIXED; with the first `UringCmd` does the same.
 
-    Completion: res is as that of `UringCmd`. A kernel without the opcode, as 6.18 is, answers
-        EINVAL.
+    Completion: res is as that of `UringCmd`. A kernel without the opcode, as 6.18 is:
+        UnsupportedError when it is queued.
 
     Kernel: 6.19. liburing: io_uring_prep_uring_cmd128(3).
     """
@@ -129,6 +130,7 @@ class UringCmdMultishot(_Command):
         len: the record's `len`.
         optlen: the record's `optlen`, which for others than sockets is `file_index`.
 
+    Lifetime: the group is held until the last completion.
     Completion: res is what the driver says, usually how much of the buffer it filled; `result()` is
         the `Lease` of that buffer when the group is a `BufferRing`. EOPNOTSUPP when the driver has
         no such command. The last one has no MORE.
@@ -142,7 +144,6 @@ class UringCmdMultishot(_Command):
 
     _keeps_memory = True
     _takes_buffer = True
-    _prepared: Literal[False] = with_care()
 
     @property
     def _is_sole(self) -> bool:  # type: ignore[override]  # of the class, for the others
@@ -184,6 +185,6 @@ class BlockDiscard(Operation):
     length: int = attrs.field(kw_only=True)
 
     def _encode(self) -> tuple[bytes, object]:
-        offset = integer("offset", self.offset, 0, UINT64_MAX)
-        length = integer("length", self.length, 0, UINT64_MAX)
+        offset = check_range("offset", self.offset, 0, UINT64_MAX)
+        length = check_range("length", self.length, 0, UINT64_MAX)
         return self._pack(self.fd, off=_DISCARD, addr=offset, addr3=length), None

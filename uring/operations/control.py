@@ -1,11 +1,12 @@
 """Operations on rings themselves: nothing at all, cancelling, messages between rings."""
 
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final
 
 import attrs
 
+from uring._checks import check_range
 from uring.flags import CancelFlags, MsgRingCommand, MsgRingFlags, NopFlags, Opcode
-from uring.operations._base import Operation, held, integer, operation, ordinary, with_care
+from uring.operations._base import Operation, held, operation, ordinary
 from uring.operations._targets import Targeting
 from uring.sqe import (
     AUTO,
@@ -35,7 +36,7 @@ __all__ = [
 
 def _signed32(name: str, number: object) -> int:
     """The 32 bits of a result, which is a signed number."""
-    return integer(name, number, -(2**31), 2**31 - 1) & UINT32_MAX
+    return check_range(name, number, -(2**31), 2**31 - 1) & UINT32_MAX
 
 
 _NO_FLAGS: Final = NopFlags(0)
@@ -148,7 +149,7 @@ def _opcode(opcode: object) -> tuple[int, int]:
     if opcode is None:
         return 0, 0
     # The kernel reads one byte of it.
-    return integer("target_opcode", opcode, 0, 255), int(CancelFlags.OP)
+    return check_range("target_opcode", opcode, 0, 255), int(CancelFlags.OP)
 
 
 @operation
@@ -259,7 +260,7 @@ class AsyncCancelOp(Operation):
 @operation
 class AsyncCancelAny(Operation):
     """
-    Cancel everything that is in flight in this ring. The own completions of it still come.
+    Cancel all operations in flight in this ring. Their own completions still come.
 
     What runs in a worker and cannot be interrupted, such as a read from a disk, still ends by
     itself.
@@ -310,7 +311,6 @@ class MsgRing(Operation):
     target_flags: int | None = attrs.field(default=None, kw_only=True)
 
     _reaches_out = True
-    _prepared: Literal[False] = with_care()
 
     def _message(self) -> tuple[int | HasFileno, int]:
         return self.ring, self.target_user_data
@@ -361,7 +361,6 @@ class MsgRingFd(Operation):
     cqe_skip: bool = attrs.field(default=False, kw_only=True)
 
     _reaches_out = True
-    _prepared: Literal[False] = with_care()
 
     def _message(self) -> tuple[int | HasFileno, int] | None:
         return None if self.cqe_skip else (self.ring, self.target_user_data)

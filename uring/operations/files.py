@@ -19,9 +19,9 @@ from uring.operations._base import (
     operation,
     pack_lent,
     position,
-    stream,
+    stream_field,
 )
-from uring.operations._groups import Selecting, lease_of
+from uring.operations._groups import Filling
 from uring.operations._integrity import ProtectionInfo, with_protection
 from uring.sqe import NO_FLAGS, FileLike, Fixed
 
@@ -125,7 +125,7 @@ class Write(Operation):
         ioprio: I/O priority, as ioprio_set(2) has it; 0 is the thread's own.
 
     Lifetime: the buffer is pinned until the completion; changing its bytes before then changes
-    what is written.
+        what is written.
     Completion: res is the number of bytes written.
 
     Kernel: 5.6. liburing: io_uring_prep_write(3).
@@ -211,13 +211,13 @@ class Writev(Operation):
 
 def _encode_vector(self: Any, *, write: bool, write_stream: int = 0) -> tuple[bytes, object]:
     pins, address, count = _memory.iovecs(self._buffers, write=write)
-    off, splice_fd_in = position(self._offset), stream(write_stream)
+    off, splice_fd_in = position(self._offset), stream_field(write_stream)
     options = self._rw_flags, self._ioprio, 0, splice_fd_in
     encoded = self._pack(self._fd, off, address, count, *options), pins
     return encoded if self._pi is None else with_protection(encoded, self._pi, write=write)
 
 
-class _Selects(Selecting):
+class _Selects(Filling):
     """A read into a buffer that the kernel takes from a group when there is something to read."""
 
     __slots__ = ()
@@ -232,10 +232,6 @@ class _Selects(Selecting):
             ioprio=self._ioprio,
         )
         return encoded
-
-    def _result(self, res: int, memory: object, _flags: int) -> object:
-        lease = lease_of(memory)
-        return res if lease is None else lease
 
 
 @operation
@@ -255,9 +251,10 @@ class ReadSelect(_Selects):
         rw_flags: RWF_* flags, as os.preadv has them.
         ioprio: I/O priority, as ioprio_set(2) has it; 0 is the thread's own.
 
+    Lifetime: the group is held until the completion.
     Completion: res is the number of bytes read, 0 at the end of the file, which takes a buffer as
-        well on files (on pipes, none); `CQE.buffer_id` says which. `result()` is the `Lease` of the
-        buffer when the group is a `BufferRing`, else the number of bytes.
+        well; `CQE.buffer_id` says which. `result()` is the `Lease` of the buffer when the group is
+        a `BufferRing`, else the number of bytes.
     Raises: from `CQE.result()`, OSError with ENOBUFS when the group has no buffer, or is not there.
 
     Kernel: 5.6; groups 5.7. liburing: io_uring_prep_read(3), IOSQE_BUFFER_SELECT.
@@ -290,9 +287,11 @@ class ReadMultishot(_Selects):
         rw_flags: RWF_* flags, as os.preadv has them.
         ioprio: I/O priority, as ioprio_set(2) has it; 0 is the thread's own.
 
+    Lifetime: the group is held until the last completion.
     Completion: res is the number of bytes read, in the buffer that `CQE.buffer_id` names; on the
         last one 0 at the end of the file, or an error, without a buffer. `result()` is the `Lease`
-        of the buffer when the group is a `BufferRing`, else the number of bytes.
+        of the buffer, empty at the end of the file, when the group is a `BufferRing`; else the
+        number of bytes.
     Raises: from `CQE.result()`, OSError with ENOBUFS when the group has no buffer, or is not there;
         with EBADFD when the file cannot be polled, as those on a disk.
 
@@ -390,7 +389,7 @@ class Close(Operation):
 
     Completion: res is 0. The descriptor is gone even when res is an error other than EBADF.
 
-    Kernel: 5.6; Fixed: 5.15. liburing: io_uring_prep_close(3), io_uring_prep_close_direct(3).
+    Kernel: 5.6; Fixed 5.15. liburing: io_uring_prep_close(3), io_uring_prep_close_direct(3).
     """
 
     opcode = Opcode.CLOSE

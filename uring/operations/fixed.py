@@ -6,7 +6,7 @@ import attrs
 
 from uring import _memory
 from uring.flags import Opcode
-from uring.operations._base import Operation, all_lent, lent, operation, position, stream
+from uring.operations._base import Operation, all_lent, lent, operation, position, stream_field
 from uring.operations._integrity import ProtectionInfo, with_protection
 from uring.sqe import FileLike
 
@@ -41,7 +41,7 @@ def _encode(
         op_flags=self._rw_flags,
         ioprio=self._ioprio,
         buf_index=buf_index,
-        splice_fd_in=stream(write_stream),
+        splice_fd_in=stream_field(write_stream),
     )
     return record, pins
 

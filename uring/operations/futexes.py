@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from uring import _structures
+from uring._checks import check_range
 from uring.flags import Opcode
-from uring.operations._base import Operation, describe, integer, lent, operation
+from uring.operations._base import Operation, describe, lent, operation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +43,7 @@ _U32: Final = FutexFlags.SIZE_U32
 
 
 def _value_max(futex_flags: int) -> int:
-    flags = integer("futex_flags", futex_flags, 0, 2**31 - 1)
+    flags = check_range("futex_flags", futex_flags, 0, 2**31 - 1)
     return (1 << 8 * _structures.futex_size(flags)) - 1
 
 
@@ -77,8 +78,8 @@ class FutexWait(Operation):
 
     def _encode(self) -> tuple[bytes, object]:
         highest = _value_max(self.futex_flags)
-        value = integer("value", self.value, 0, highest)
-        mask = integer("mask", self.mask, 0, highest)
+        value = check_range("value", self.value, 0, highest)
+        mask = check_range("mask", self.mask, 0, highest)
         pin, address = _structures.futex_word(self.word, self.futex_flags)
         return self._pack(int(self.futex_flags), off=value, addr=address, addr3=mask), pin
 
@@ -108,8 +109,8 @@ class FutexWake(Operation):
     futex_flags: FutexFlags = attrs.field(default=_U32, kw_only=True)
 
     def _encode(self) -> tuple[bytes, object]:
-        mask = integer("mask", self.mask, 0, _value_max(self.futex_flags))
-        count = integer("count", self.count, 0, 2**31 - 1)
+        mask = check_range("mask", self.mask, 0, _value_max(self.futex_flags))
+        count = check_range("count", self.count, 0, 2**31 - 1)
         pin, address = _structures.futex_word(self.word, self.futex_flags)
         return self._pack(int(self.futex_flags), off=count, addr=address, addr3=mask), pin
 
@@ -164,7 +165,7 @@ class FutexWaitv(Operation):
         words = [
             (
                 waiter.word,
-                integer("value", waiter.value, 0, _value_max(waiter.futex_flags)),
+                check_range("value", waiter.value, 0, _value_max(waiter.futex_flags)),
                 int(waiter.futex_flags),
             )
             for waiter in waiters

@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -10,7 +10,7 @@ from uring import _memory, _messages
 from uring._messages import Ancillary, Message, MessageRoom, own_ancillary
 from uring._sockaddr import SOCKADDR_MAX, Address
 from uring.flags import Opcode, SendRecvFlags, SQEFlags
-from uring.operations._base import Operation, all_lent, operation, with_care
+from uring.operations._base import Operation, all_lent, operation
 from uring.operations._groups import GroupPin, Selecting, lease_of, received_flags
 from uring.operations._socket_flags import NO_SENDRECV, checked
 from uring.sqe import FileLike
@@ -92,7 +92,7 @@ class Recvmsg(Operation):
         ioprio_flags: `SendRecvFlags`: RECVSEND_POLL_FIRST waits for data before it tries.
 
     Lifetime: every buffer is pinned until the completion; the room for the rest is the ring's,
-    until the result has been read.
+        until the result has been read.
     Completion: res is the number of bytes received; 0 when the peer has shut down. `result()` is a
         `Message`. Descriptors in its control data are the caller's to close; those of a completion
         that nobody has copied out when the ring closes are closed with it. For their sake it
@@ -113,7 +113,6 @@ class Recvmsg(Operation):
 
     _keeps_memory = True
     _is_sole = True
-    _prepared: Literal[False] = with_care()
 
     def _encode(self) -> tuple[bytes, object]:
         parts = _memory.iovecs(self.buffers, write=True)
@@ -148,7 +147,7 @@ class RecvmsgSelect(Selecting):
         ioprio_flags: `SendRecvFlags`: RECVSEND_POLL_FIRST waits for data before it tries.
 
     Lifetime: the group is held until the completion; the room for address and control data is the
-    ring's, until the result has been read.
+        ring's, until the result has been read.
     Completion: res is the number of bytes received; 0 when the peer has shut down. `result()` is a
         `Message` with the `Lease` of the buffer that they are in. ENOBUFS when the group was empty.
         Descriptors in the control data are as those of `Recvmsg`.

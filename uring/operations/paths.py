@@ -1,15 +1,16 @@
 """What starts from a path."""
 
 import os
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import attrs
 
 from uring import _file_memory, _memory
 from uring.file_flags import AtFlags, RenameFlags, ResolveFlags, StatxMask
 from uring.flags import Opcode
-from uring.operations._base import MakesFile, Operation, operation, with_care
-from uring.sqe import Filename, Fixed, HasFileno, descriptor, file_index
+from uring.operations._base import MakesFile, operation
+from uring.operations._named import Named
+from uring.sqe import Fixed, HasFileno, descriptor, file_index
 
 __all__ = [
     "Linkat",
@@ -45,24 +46,8 @@ def _directory_in_len(dir_fd: int | HasFileno | None) -> int:
     return number & 0xFFFFFFFF
 
 
-class _Named(Operation):
-    """An operation whose error names the file, in the field `_path_field`, or two of them."""
-
-    __slots__ = ()
-
-    _path_field = "path"
-    _second_path_field = ""
-
-    def _error_context(self, number: int) -> tuple[str, Filename]:
-        note, _ = super()._error_context(number)
-        path = os.fspath(getattr(self, self._path_field))
-        if not self._second_path_field:
-            return note, path
-        return note, (path, os.fspath(getattr(self, self._second_path_field)))
-
-
 @operation
-class Openat(_Named, MakesFile):
+class Openat(Named, MakesFile):
     """
     Open a file. Equivalent: openat(2); the arguments are those of os.open.
 
@@ -81,10 +66,11 @@ class Openat(_Named, MakesFile):
         out when the ring closes is closed with it. With a slot, `result()` is the `Fixed`, and res
         0 for a given one, the index for AUTO.
     Raises: from `CQE.result()`, FileNotFoundError and the like, with the path in `filename`; with
-        a slot, OSError with ENFILE when none is free, EINVAL for one out of range, ENXIO without a
-        table.
+        a slot, OSError with ENFILE when AUTO finds none free, EINVAL for one out of range; without
+        a table, ENFILE for AUTO and ENXIO else.
 
-    Kernel: 5.6; slots 5.15. liburing: io_uring_prep_openat(3), io_uring_prep_openat_direct(3).
+    Kernel: 5.6; slots 5.15, AUTO 5.19.
+    liburing: io_uring_prep_openat(3), io_uring_prep_openat_direct(3).
     """
 
     opcode = Opcode.OPENAT
@@ -95,19 +81,15 @@ class Openat(_Named, MakesFile):
     dir_fd: int | HasFileno | None = attrs.field(default=None, kw_only=True)
     cloexec: bool = attrs.field(default=True, kw_only=True)
 
-    _prepared: Literal[False] = with_care()
-
     def _encode(self: Any) -> tuple[bytes, object]:
         pin, address = _memory.path(self._path)
-        slot, flags = self._slot, self._open_flags
-        if self._cloexec and slot is None:
-            flags |= os.O_CLOEXEC
+        flags = self._with_cloexec("open_flags", os.O_CLOEXEC)
         fd = _directory(self._dir_fd)
-        return self._pack(fd, 0, address, self._mode, flags, 0, 0, file_index(slot)), pin
+        return self._pack(fd, 0, address, self._mode, flags, 0, 0, file_index(self._slot)), pin
 
 
 @operation
-class Openat2(_Named, MakesFile):
+class Openat2(Named, MakesFile):
     """
     Open a file, with a say in where the path may lead. Equivalent: openat2(2).
 
@@ -130,10 +112,11 @@ class Openat2(_Named, MakesFile):
         out when the ring closes is closed with it. With a slot, `result()` is the `Fixed`, and res
         0 for a given one, the index for AUTO.
     Raises: from `CQE.result()`, FileNotFoundError and the like, with the path in `filename`; with
-        a slot, OSError with ENFILE when none is free, EINVAL for one out of range, ENXIO without a
-        table.
+        a slot, OSError with ENFILE when AUTO finds none free, EINVAL for one out of range; without
+        a table, ENFILE for AUTO and ENXIO else.
 
-    Kernel: 5.6; slots 5.15. liburing: io_uring_prep_openat2(3), io_uring_prep_openat2_direct(3).
+    Kernel: 5.6; slots 5.15, AUTO 5.19.
+    liburing: io_uring_prep_openat2(3), io_uring_prep_openat2_direct(3).
     """
 
     opcode = Opcode.OPENAT2
@@ -145,16 +128,12 @@ class Openat2(_Named, MakesFile):
     dir_fd: int | HasFileno | None = attrs.field(default=None, kw_only=True)
     cloexec: bool = attrs.field(default=True, kw_only=True)
 
-    _prepared: Literal[False] = with_care()
-
     def _encode(self) -> tuple[bytes, object]:
         pin, address = _memory.path(self.path)
-        flags, mode = self.open_flags, self.mode
+        flags, mode = self._with_cloexec("open_flags", os.O_CLOEXEC), self.mode
         if mode is None:
             creates = flags & os.O_CREAT or flags & os.O_TMPFILE == os.O_TMPFILE
             mode = 0o777 if creates else 0
-        if self.cloexec and self.slot is None:
-            flags |= os.O_CLOEXEC
         how, how_address, size = _file_memory.open_how(flags, mode, self.resolve)
         record = self._pack(
             _directory(self.dir_fd),
@@ -167,7 +146,7 @@ class Openat2(_Named, MakesFile):
 
 
 @operation
-class Statx(_Named):
+class Statx(Named):
     """
     Ask what a file is: its type, size, times and more. Equivalent: statx(2).
 
@@ -195,7 +174,6 @@ class Statx(_Named):
     statx_flags: AtFlags = attrs.field(default=AtFlags(0), kw_only=True)
     dir_fd: int | HasFileno | None = attrs.field(default=None, kw_only=True)
 
-    _prepared: Literal[False] = with_care()
     _keeps_memory = True
 
     def _encode(self) -> tuple[bytes, object]:
@@ -215,7 +193,7 @@ class Statx(_Named):
 
 
 @operation
-class Unlinkat(_Named):
+class Unlinkat(Named):
     """
     Remove a name, and the file with its last one. Equivalent: unlinkat(2).
 
@@ -245,7 +223,7 @@ class Unlinkat(_Named):
 
 
 @operation
-class Mkdirat(_Named):
+class Mkdirat(Named):
     """
     Make a directory. Equivalent: mkdirat(2).
 
@@ -274,7 +252,7 @@ class Mkdirat(_Named):
 
 
 @operation
-class Symlinkat(_Named):
+class Symlinkat(Named):
     """
     Make a symbolic link. Equivalent: symlinkat(2).
 
@@ -308,7 +286,7 @@ class Symlinkat(_Named):
 
 
 @operation
-class Linkat(_Named):
+class Linkat(Named):
     """
     Give a file one more name. Equivalent: linkat(2).
 
@@ -345,7 +323,7 @@ class Linkat(_Named):
 
 
 @operation
-class Renameat(_Named):
+class Renameat(Named):
     """
     Give a file another name, or another place on its file system. Equivalent: renameat2(2).
 

@@ -1,13 +1,13 @@
 """Pipes: making them, and moving data through them without copying it to this process."""
 
 import os
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import attrs
 
 from uring import _file_memory
 from uring.flags import Opcode, SpliceFlags
-from uring.operations._base import MakesFile, Operation, operation, with_care
+from uring.operations._base import MakesFile, Operation, operation
 from uring.sqe import AUTO, UINT64_MAX, FileLike, Filename, Fixed, file_field, file_index
 
 __all__ = ["Pipe", "Splice", "Tee"]
@@ -42,15 +42,12 @@ class Pipe(MakesFile):
     pipe_flags: int = 0
     cloexec: bool = attrs.field(default=True, kw_only=True)
 
-    _prepared: Literal[False] = with_care()
     _keeps_memory = True
     _is_sole = True
 
     def _encode(self) -> tuple[bytes, object]:
         room = _file_memory.PipeRoom()
-        flags = self.pipe_flags
-        if self.cloexec and self.slot is None:
-            flags |= os.O_CLOEXEC
+        flags = self._with_cloexec("pipe_flags", os.O_CLOEXEC)
         file = file_index(self.slot)
         return self._pack(addr=room.address, op_flags=flags, splice_fd_in=file), room
 

@@ -3,13 +3,13 @@
 import select
 import sys
 from enum import IntEnum
-from typing import Literal
 
 import attrs
 
 from uring import _structures
+from uring._checks import check_range
 from uring.flags import Opcode, PollFlags
-from uring.operations._base import Operation, held, integer, operation, ordinary, with_care
+from uring.operations._base import Operation, held, operation, ordinary
 from uring.operations._targets import Targeting
 from uring.sqe import UINT32_MAX, UINT64_MAX, FileLike, HasFileno
 
@@ -69,7 +69,7 @@ class PollMultishot(Operation):
             (ADD_LEVEL), and 6.18 answers EINVAL.
 
     Completion: res is the bits that are set, each time with MORE; without MORE it has ended: with
-        ECANCELED after `PollRemove`, or with bits, when the completion queue had overflown: queue
+        ECANCELED after `PollRemove`, or with bits, when the completion queue had overflowed: queue
         it again.
 
     Kernel: 5.1; multishot 5.13. liburing: io_uring_prep_poll_multishot(3).
@@ -129,7 +129,6 @@ class PollUpdate(Targeting):
     multishot: bool = attrs.field(default=False, kw_only=True)
 
     _reaches_out = True
-    _prepared: Literal[False] = with_care()
 
     def _renaming(self) -> tuple[int, int] | None:
         return None if self.new_user_data is None else (self.target, self.new_user_data)
@@ -194,11 +193,11 @@ class EpollCtl(Operation):
 
     def _encode(self) -> tuple[bytes, object]:
         epfd, fd = ordinary("epfd", self.epfd), ordinary("fd", self.fd)
-        fd, op = integer("fd", fd, 0, 2**31 - 1), integer("op", self.op, 0, 2**31 - 1)
+        fd, op = check_range("fd", fd, 0, 2**31 - 1), check_range("op", self.op, 0, 2**31 - 1)
         if op == EpollOp.DEL:  # takes no event
             return self._pack(epfd, off=fd, len=op), held(self.epfd, self.fd)
-        events = integer("events", self.events, 0, UINT32_MAX)
-        data = fd if self.data is None else integer("data", self.data, 0, UINT64_MAX)
+        events = check_range("events", self.events, 0, UINT32_MAX)
+        data = fd if self.data is None else check_range("data", self.data, 0, UINT64_MAX)
         pin, address = _structures.epoll_event(events, data)
         return self._pack(epfd, off=fd, addr=address, len=op), pin
 
@@ -226,10 +225,9 @@ class EpollWait(Operation):
     maxevents: int = 64
 
     _keeps_memory = True
-    _prepared: Literal[False] = with_care()
 
     def _encode(self) -> tuple[bytes, object]:
-        count = integer("maxevents", self.maxevents, 1, _structures.EPOLL_EVENTS_MAX)
+        count = check_range("maxevents", self.maxevents, 1, _structures.EPOLL_EVENTS_MAX)
         room = _structures.EpollEvents(count)
         return self._pack(self.fd, addr=room.address, len=count), room
 

@@ -1,12 +1,11 @@
 """Waiting for children."""
 
-from typing import Literal
-
 import attrs
 
 from uring import _structures
+from uring._checks import check_range
 from uring.flags import Opcode
-from uring.operations._base import Operation, integer, operation, with_care
+from uring.operations._base import Operation, operation
 from uring.sqe import UINT32_MAX
 
 __all__ = ["Waitid", "WaitidResult"]
@@ -61,12 +60,11 @@ class Waitid(Operation):
     options: int
 
     _keeps_memory = True
-    _prepared: Literal[False] = with_care()
 
     def _encode(self) -> tuple[bytes, object]:
-        idtype = integer("idtype", self.idtype, 0, 2**31 - 1)
-        number = integer("id", self.id, 0, 2**31 - 1)
-        options = integer("options", self.options, 0, UINT32_MAX)
+        idtype = check_range("idtype", self.idtype, 0, 2**31 - 1)
+        number = check_range("id", self.id, 0, 2**31 - 1)
+        options = check_range("options", self.options, 0, UINT32_MAX)
         room = _structures.ChildInfo()
         return self._pack(number, off=room.address, len=idtype, splice_fd_in=options), room
 

@@ -1,12 +1,13 @@
 """The ring's own tables, changed in the order of the queue: registered files, provided buffers."""
 
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from uring import _memory, _structures
+from uring._checks import check_range
 from uring.flags import FILE_INDEX_ALLOC, FixedFdFlags, Opcode
-from uring.operations._base import Operation, integer, lent, operation, with_care
+from uring.operations._base import Operation, lent, operation
 from uring.sqe import Fixed, HasFileno
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class FilesUpdate(Operation):
 
     def _encode(self) -> tuple[bytes, object]:
         # FILE_INDEX_ALLOC as an offset would be another operation, with a result in memory.
-        offset = integer("offset", self.offset, 0, 2**31 - 1)
+        offset = check_range("offset", self.offset, 0, 2**31 - 1)
         array = _array(self.fds, -2)
         return self._pack(off=offset, addr=array.address, len=array.count), array
 
@@ -83,7 +84,6 @@ class FilesAlloc(Operation):
     fds: "Sequence[int | HasFileno]" = attrs.field(converter=_files)
 
     _keeps_memory = True
-    _prepared: Literal[False] = with_care()
 
     def _encode(self) -> tuple[bytes, object]:
         array = _array(self.fds, 0)
@@ -101,7 +101,7 @@ class FixedFdInstall(Operation):
     Make an ordinary descriptor of a registered file, which stays registered.
 
     Args:
-        fixed: the registered file.
+        fd: the registered file, `Fixed(index)`.
         cloexec: set O_CLOEXEC, as Python does for its own files.
 
     Completion: res is the new descriptor; it is the caller's to close. One that nobody has copied
@@ -113,16 +113,15 @@ class FixedFdInstall(Operation):
 
     opcode = Opcode.FIXED_FD_INSTALL
 
-    fixed: Fixed
+    fd: Fixed
     cloexec: bool = attrs.field(default=True, kw_only=True)
 
     _makes_descriptor = True
-    _prepared: Literal[False] = with_care()
 
     def _encode(self) -> tuple[bytes, object]:
-        if not isinstance(self.fixed, Fixed):
-            raise TypeError(f"fixed must be Fixed(index), not {self.fixed!r}")
-        return self._pack(self.fixed, op_flags=0 if self.cloexec else FixedFdFlags.NO_CLOEXEC), None
+        if not isinstance(self.fd, Fixed):
+            raise TypeError(f"fd must be Fixed(index), not {self.fd!r}")
+        return self._pack(self.fd, op_flags=0 if self.cloexec else FixedFdFlags.NO_CLOEXEC), None
 
 
 @operation
@@ -141,7 +140,7 @@ class ProvideBuffers(Operation):
             `CQE.buffer_id`; the others have the numbers that follow, up to 65535.
 
     Lifetime: the memory is pinned until the ring is closed: nothing tells when the kernel has let
-    go of it.
+        go of it.
     Completion: res is 0; EINVAL when the group is a `BufferRing`, ENOMEM when some were not added.
 
     Kernel: 5.7. liburing: io_uring_prep_provide_buffers(3).
@@ -156,12 +155,11 @@ class ProvideBuffers(Operation):
 
     _reaches_out = True
     _lends_to_ring = True
-    _prepared: Literal[False] = with_care()
 
     def _encode(self) -> tuple[bytes, object]:
-        count = integer("count", self.count, 1, _BIDS_MAX)
-        bid = integer("bid", self.bid, 0, _BIDS_MAX - count)
-        bgid = integer("bgid", self.bgid, 0, 65535)
+        count = check_range("count", self.count, 1, _BIDS_MAX)
+        bid = check_range("bid", self.bid, 0, _BIDS_MAX - count)
+        bgid = check_range("bgid", self.bgid, 0, 65535)
         pin, address, length = _memory.writable(self.buffer)
         size, rest = divmod(length, count)
         if rest or not size:
@@ -192,5 +190,5 @@ class RemoveBuffers(Operation):
     bgid: int = attrs.field(kw_only=True)
 
     def _encode(self) -> tuple[bytes, object]:
-        count = integer("count", self.count, 1, _BIDS_MAX)
-        return self._pack(count, buf_index=integer("bgid", self.bgid, 0, 65535)), None
+        count = check_range("count", self.count, 1, _BIDS_MAX)
+        return self._pack(count, buf_index=check_range("bgid", self.bgid, 0, 65535)), None

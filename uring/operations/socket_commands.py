@@ -4,13 +4,14 @@ import socket
 import struct
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from uring import _memory, _messages, _sockaddr
+from uring import _memory, _sockaddr
+from uring._checks import check_range
 from uring.flags import TIMESTAMP_TYPE_SHIFT, CQEFlags, Opcode, SocketCommand, SQEFlags
-from uring.operations._base import Operation, operation, with_care
+from uring.operations._base import Operation, operation
 from uring.sqe import UINT32_MAX, FileLike
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ __all__ = ["Getsockname", "Getsockopt", "Setsockopt", "Siocinq", "Siocoutq", "Tx
 _SO_GET_FILTER: Final = 26  # asm-generic/socket.h
 _SO_PEERPIDFD: Final = 77
 _BPF_INSTRUCTION: Final = 8
-_OPTLEN_MAX: Final = 2**31 - 1
+_INT_MIN: Final = -(2**31)
+_INT_MAX: Final = 2**31 - 1
 _INT: Final = struct.Struct("=i")
 
 
@@ -40,12 +42,11 @@ def _own_value(value: Any) -> Any:
         return value
 
 
-def _checked_option(level: object, optname: object) -> None:
-    for name, number in (("level", level), ("optname", optname)):
-        if not isinstance(number, int) or isinstance(number, bool):
-            raise TypeError(f"{name} must be an integer, not {number!r}")
-        if not -(2**31) <= number < 2**31:
-            raise ValueError(f"{name} must be in -2**31..2**31 - 1, not {number}")
+def _option(level: object, optname: object) -> int:
+    """``sqe->addr``: which option it is, as two integers."""
+    numbers = {"level": level, "optname": optname}
+    checked = [check_range(name, each, _INT_MIN, _INT_MAX) for name, each in numbers.items()]
+    return _halves(*checked)
 
 
 class _OptionRoom:
@@ -90,7 +91,6 @@ class Getsockopt(Operation):
     optlen: int = attrs.field(default=4, kw_only=True)
 
     _keeps_memory = True
-    _prepared: Literal[False] = with_care()
 
     @property
     def _is_sole(self) -> bool:  # type: ignore[override]  # of the class, for the others
@@ -103,15 +103,15 @@ class Getsockopt(Operation):
         return _BPF_INSTRUCTION if is_filter else 1
 
     def _encode(self) -> tuple[bytes, object]:
-        _checked_option(self.level, self.optname)
-        optlen = _messages.checked_size("optlen", self.optlen, _OPTLEN_MAX)
+        option = _option(self.level, self.optname)
+        optlen = check_range("optlen", self.optlen, 0, _INT_MAX)
         if self._is_sole and self.flags & SQEFlags.CQE_SKIP_SUCCESS:
             raise ValueError(
                 "with CQE_SKIP_SUCCESS nobody would learn of the new descriptor, so nobody could"
                 " close it"
             )
         room = _OptionRoom(optlen * self._unit)
-        fields = _halves(SocketCommand.GETSOCKOPT), _halves(self.level, self.optname)
+        fields = _halves(SocketCommand.GETSOCKOPT), option
         return self._pack(self.fd, *fields, splice_fd_in=optlen, addr3=room.address), room
 
     def _result(self, res: int, memory: object, _flags: int) -> bytes | None:
@@ -150,16 +150,14 @@ class Setsockopt(Operation):
     value: "int | Buffer" = attrs.field(kw_only=True, converter=_own_value)
 
     def _encode(self) -> tuple[bytes, object]:
-        _checked_option(self.level, self.optname)
+        option = _option(self.level, self.optname)
         value = self.value
         if isinstance(value, int):
-            if not -(2**31) <= value < 2**31:
-                raise ValueError(f"value must be in -2**31..2**31 - 1, not {value}")
-            value = _INT.pack(value)
+            value = _INT.pack(check_range("value", int(value), _INT_MIN, _INT_MAX))
         if not isinstance(value, bytes):
             raise TypeError(f"value must be an int or a bytes-like object, not {value!r}")
         pin, address, length = _memory.readable(value)
-        fields = _halves(SocketCommand.SETSOCKOPT), _halves(self.level, self.optname)
+        fields = _halves(SocketCommand.SETSOCKOPT), option
         return self._pack(self.fd, *fields, splice_fd_in=length, addr3=address), pin
 
 
@@ -282,7 +280,6 @@ class Getsockname(Operation):
     peer: bool = attrs.field(default=False, kw_only=True)
 
     _keeps_memory = True
-    _prepared: Literal[False] = with_care()
 
     def _encode(self) -> tuple[bytes, object]:
         room = _sockaddr.SockaddrRoom()

@@ -1,14 +1,14 @@
 """Making, naming, connecting and closing down sockets."""
 
 import socket
-from typing import Final, Literal
+from typing import Final
 
 import attrs
 
 from uring import _sockaddr
 from uring._sockaddr import Address
 from uring.flags import AcceptFlags, Opcode
-from uring.operations._base import MakesFile, Operation, operation, with_care
+from uring.operations._base import MakesFile, Operation, operation
 from uring.operations._socket_flags import ACCEPT_FLAGS, NO_ACCEPT, checked
 from uring.sqe import AUTO, FileLike, file_index
 
@@ -32,8 +32,8 @@ class Socket(MakesFile):
 
     Completion: res is the new descriptor, for `socket.socket(fileno=...)`; it is the caller's to
         close. One that nobody has copied out when the ring closes is closed with it. With a slot
-        `result()` is the `Fixed`; ENFILE when AUTO finds none free or there is no table.
-        EINVAL when the slot is out of range.
+        `result()` is the `Fixed`; ENFILE when AUTO finds none free, EINVAL for one out of range;
+        without a table, ENFILE for AUTO and ENXIO else.
 
     Kernel: 5.19. liburing: io_uring_prep_socket(3), io_uring_prep_socket_direct(3).
     """
@@ -46,7 +46,7 @@ class Socket(MakesFile):
     cloexec: bool = attrs.field(default=True, kw_only=True)
 
     def _encode(self) -> tuple[bytes, object]:
-        kind = self.type | _CLOEXEC if self.cloexec and self.slot is None else self.type
+        kind = self._with_cloexec("type", _CLOEXEC)
         slot = file_index(self.slot)
         return self._pack(self.domain, off=kind, len=self.protocol, splice_fd_in=slot), None
 
@@ -84,7 +84,6 @@ class Accept(MakesFile):
     ioprio_flags: AcceptFlags = attrs.field(default=NO_ACCEPT, kw_only=True)
     cloexec: bool = attrs.field(default=True, kw_only=True)
 
-    _prepared: Literal[False] = with_care()
     _keeps_memory = True
 
     def _encode(self) -> tuple[bytes, object]:
@@ -147,9 +146,7 @@ class AcceptMultishot(MakesFile):
 
 
 def _accept(op: Accept | AcceptMultishot, ioprio: int, address: int = 0, length: int = 0) -> bytes:
-    flags = op.accept_flags
-    if op.cloexec and op.slot is None:
-        flags |= _CLOEXEC
+    flags = op._with_cloexec("accept_flags", _CLOEXEC)
     slot = file_index(op.slot)
     return op._pack(
         op.fd, off=length, addr=address, op_flags=flags, ioprio=ioprio, splice_fd_in=slot

@@ -6,8 +6,9 @@ from typing import Any, Final
 import attrs
 
 from uring import _memory
+from uring._checks import check_range
 from uring.flags import Opcode, TimeoutFlags
-from uring.operations._base import Operation, integer, operation
+from uring.operations._base import Operation, operation
 from uring.operations._targets import Targeting
 from uring.sqe import UINT32_MAX
 
@@ -48,7 +49,7 @@ def _lent_time(self: Any) -> tuple[object, int]:
     if self.time_ns is None:
         time_ns = _memory.nanoseconds(self.seconds)
     else:
-        time_ns = integer("time_ns", self.time_ns, 0, _TIME_NS_MAX)
+        time_ns = check_range("time_ns", self.time_ns, 0, _TIME_NS_MAX)
     if self.timeout_flags & _F.IMMEDIATE_ARG:
         return None, time_ns
     return _memory.timespec(time_ns)
@@ -97,7 +98,7 @@ class Timeout(_TimesOut):
     def _encode(self) -> tuple[bytes, object]:
         flags = _checked(self.timeout_flags, _FLAGS)
         pin, address = _lent_time(self)
-        count = integer("count", self.count, 0, UINT32_MAX)  # the kernel reads no more of it
+        count = check_range("count", self.count, 0, UINT32_MAX)  # the kernel reads no more of it
         return self._pack(addr=address, len=1, off=count, op_flags=flags), pin
 
 
@@ -118,7 +119,7 @@ class TimeoutMultishot(_TimesOut):
     Lifetime: the time is copied and held until the terminal completion.
     Completion: res is -ETIME each time, with MORE but for the last of `count`; -ECANCELED, without
         MORE, when it was removed. None of these is an error; `result()` is whether it was time.
-        It ends with -ETIME without MORE as well when the completion queue had overflown.
+        It ends with -ETIME without MORE as well when the completion queue had overflowed.
 
     Kernel: 5.4; multishot 6.4. liburing: io_uring_prep_timeout(3).
     """
@@ -133,7 +134,7 @@ class TimeoutMultishot(_TimesOut):
     def _encode(self) -> tuple[bytes, object]:
         flags = _checked(self.timeout_flags, _MULTISHOT_FLAGS) | _F.MULTISHOT
         pin, address = _lent_time(self)
-        count = integer("count", self.count, 0, UINT32_MAX)
+        count = check_range("count", self.count, 0, UINT32_MAX)
         return self._pack(addr=address, len=1, off=count, op_flags=flags), pin
 
 

@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from uring import _memory, _sockaddr
-from uring._leases import Lease
 from uring._sockaddr import Address
-from uring.flags import CQEFlags, Opcode, SendRecvFlags
+from uring.flags import Opcode, SendRecvFlags
 from uring.operations._base import Operation, all_lent, encode_lent, lent, operation
-from uring.operations._groups import Selecting, received_flags
+from uring.operations._groups import Filling, Selecting, received_flags
 from uring.operations._socket_flags import NO_SENDRECV, checked
 from uring.sqe import FileLike
 
@@ -257,7 +256,7 @@ class Recv(Operation):
         return encode_lent(self, _RECV, self._buffer, True, 0, self._msg_flags, ioprio)  # noqa: FBT003 - hot
 
 
-class _RecvsGroup(Selecting):
+class _RecvsGroup(Filling):
     """What receives into a group of provided buffers."""
 
     __slots__ = ()
@@ -270,13 +269,6 @@ class _RecvsGroup(Selecting):
             splice_fd_in=total_length,
         )
         return encoded
-
-    def _result(self, res: int, memory: object, flags: int) -> Lease | int:
-        """Return what was received; an empty one at the end; the number when it is not known."""
-        if isinstance(memory, Lease):
-            return memory
-        is_end = res == 0 and not flags & CQEFlags.BUFFER
-        return Lease() if is_end and memory is not None else res
 
 
 @operation

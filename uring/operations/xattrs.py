@@ -1,14 +1,15 @@
 """Extended attributes: names with a few bytes behind them, that files have besides contents."""
 
-import os
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from uring import _file_memory, _memory
+from uring._checks import check_range
 from uring.flags import Opcode
-from uring.operations._base import Operation, lent, operation, with_care
-from uring.sqe import FileLike, Filename
+from uring.operations._base import Operation, lent, operation
+from uring.operations._named import Named
+from uring.sqe import FileLike
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -34,18 +35,15 @@ class _Gets(Operation):
 
 def _room(size: object, *pins: object) -> tuple[int, object]:
     """The address of room for a value, and the pins of all that the kernel touches."""
-    if not isinstance(size, int):
-        raise TypeError(f"size must be an integer, not {size!r}")
-    if not 0 <= size <= XATTR_SIZE_MAX:
-        raise ValueError(f"size must be in 0..{XATTR_SIZE_MAX}, not {size}")
-    if size == 0:
+    number = check_range("size", size, 0, XATTR_SIZE_MAX)
+    if number == 0:
         return 0, pins
-    room = _file_memory.Room(size, *pins)
+    room = _file_memory.Room(number, *pins)
     return room.address, room
 
 
 @operation
-class Getxattr(_Gets):
+class Getxattr(Named, _Gets):
     """
     Read an extended attribute of the file at a path. Equivalent: getxattr(2).
 
@@ -71,17 +69,12 @@ class Getxattr(_Gets):
     name: str | bytes
     size: int = attrs.field(default=XATTR_SIZE_MAX, kw_only=True)
 
-    _prepared: Literal[False] = with_care()
-
     def _encode(self) -> tuple[bytes, object]:
         path, path_address = _memory.path(self.path)
         name, name_address = _file_memory.attribute(self.name)
         value_address, pins = _room(self.size, path, name)
         record = self._pack(off=value_address, addr=name_address, len=self.size, addr3=path_address)
         return record, pins
-
-    def _error_context(self, number: int) -> tuple[str, Filename]:
-        return super()._error_context(number)[0], os.fspath(self.path)
 
 
 @operation
@@ -111,8 +104,6 @@ class Fgetxattr(_Gets):
     name: str | bytes
     size: int = attrs.field(default=XATTR_SIZE_MAX, kw_only=True)
 
-    _prepared: Literal[False] = with_care()
-
     def _encode(self) -> tuple[bytes, object]:
         name, name_address = _file_memory.attribute(self.name)
         value_address, pins = _room(self.size, name)
@@ -120,7 +111,7 @@ class Fgetxattr(_Gets):
 
 
 @operation
-class Setxattr(Operation):
+class Setxattr(Named):
     """
     Set an extended attribute of the file at a path. Equivalent: setxattr(2).
 
@@ -158,9 +149,6 @@ class Setxattr(Operation):
             addr3=path_address,
         )
         return record, (path, name, value)
-
-    def _error_context(self, number: int) -> tuple[str, Filename]:
-        return super()._error_context(number)[0], os.fspath(self.path)
 
 
 @operation

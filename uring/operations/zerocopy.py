@@ -53,7 +53,7 @@ class SendZc(Operation):
             `CQE.was_copied`.
 
     Lifetime: the buffer is pinned until the notification; changing its bytes before then may change
-    what is sent. A copy of the address is held as long.
+        what is sent. A copy of the address is held as long.
     Completion: res is the number of bytes sent, which may be fewer, with `CQE.more`; then comes
         the notification, whose `result()` is None. CQE_SKIP_SUCCESS is EINVAL.
 
@@ -81,12 +81,12 @@ class SendZcFixed(Operation):
         fd: a TCP or UDP socket; others give EOPNOTSUPP.
         buffer: a `FixedBuffer`, or memory inside the registered buffer `buf_index`.
         msg_flags: socket.MSG_*; with MSG_WAITALL the kernel goes on until all is sent.
-        buf_index: the index of the registered buffer; not needed with a `FixedBuffer`.
+        buf_index: which registered buffer the memory is in; None when it is a `FixedBuffer`.
         address: where to, as `Connect` has it; None on a connected socket.
         ioprio_flags: `SendRecvFlags`, as in `SendZc`.
 
     Lifetime: the buffer is pinned until the notification; changing its bytes before then may change
-    what is sent. A copy of the address is held as long.
+        what is sent. A copy of the address is held as long.
     Completion: res is the number of bytes sent, which may be fewer, with `CQE.more`; then comes
         the notification, whose `result()` is None. EFAULT when the memory is not inside the
         registered buffer.
@@ -121,7 +121,7 @@ class SendZcVectorized(Operation):
         ioprio_flags: `SendRecvFlags`, as in `SendZc`.
 
     Lifetime: every buffer is pinned until the notification; changing its bytes before then may
-    change what is sent. A copy of the address is held as long.
+        change what is sent. A copy of the address is held as long.
     Completion: res is the number of bytes sent in all, which may be fewer, with `CQE.more`; then
         comes the notification, whose `result()` is None. EINVAL on kernels that do not have it:
         `SendmsgZc` does the same there.
@@ -164,7 +164,7 @@ class SendmsgZc(Operation):
         ioprio_flags: `SendRecvFlags`, as in `SendZc`.
 
     Lifetime: every buffer is pinned until the notification; changing its bytes before then may
-    change what is sent. Copies of the rest are held as long.
+        change what is sent. Copies of the rest are held as long.
     Completion: res is the number of bytes sent in all, which may be fewer, with `CQE.more`; then
         comes the notification, whose `result()` is None. CQE_SKIP_SUCCESS is EINVAL.
 
@@ -199,11 +199,11 @@ class SendmsgZcFixed(Operation):
         ancillary: control data, a sequence of (level, type, data), copied when this is made.
         msg_flags: socket.MSG_*; with MSG_WAITALL the kernel goes on until all is sent.
         address: where to, as `Connect` has it; None on a connected socket.
-        buf_index: the index of the registered buffer; not needed with a `FixedBuffer`.
+        buf_index: which registered buffer that is; None when they are `FixedBuffer`s.
         ioprio_flags: `SendRecvFlags`, as in `SendZc`.
 
     Lifetime: every buffer is pinned until the notification; changing its bytes before then may
-    change what is sent. Copies of the rest are held as long.
+        change what is sent. Copies of the rest are held as long.
     Completion: res is the number of bytes sent in all, which may be fewer, with `CQE.more`; then
         comes the notification, whose `result()` is None. EFAULT when memory is not inside the
         registered buffer.
@@ -236,11 +236,11 @@ class RecvZc(Operation):
     Receive again and again into memory that the network card fills itself, without a copy.
 
     Needs a zero-copy receive queue of a card that can split headers from data, registered with
-    REGISTER_ZCRX_IFQ, and a ring with CQE32 and DEFER_TASKRUN.
+    `Ring.register_zcrx()`, and a ring with CQE32 and DEFER_TASKRUN.
 
     Args:
         fd: a TCP socket whose data arrives at the queue.
-        zcrx_ifq_idx: the number of the registered queue.
+        zcrx_ifq_idx: the number of the registered queue, as `ZcrxQueue.id` has it.
         length: end when so many bytes have been received; 0 goes on without end.
         ioprio_flags: `SendRecvFlags`: RECVSEND_POLL_FIRST waits for data before it tries.
 

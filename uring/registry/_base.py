@@ -20,13 +20,12 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import attrs
 
+from uring._checks import check_range
 from uring.errors import RegisterError, RingClosedError, UringError
 from uring.flags import RegisterOpcode
 from uring.sqe import UINT64_MAX
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from uring._leases import Block
     from uring._uring import CData
 
@@ -155,12 +154,7 @@ class Registration:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _value: BaseException | None,
-        _traceback: "TracebackType | None",
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
 
@@ -187,10 +181,7 @@ def checked_tags(tags: Iterable[int] | None, is_empty: list[bool]) -> list[int] 
     if len(numbers) != len(is_empty):
         raise ValueError(f"{len(is_empty)} slots need as many tags, not {len(numbers)}")
     for number, empty in zip(numbers, is_empty, strict=True):
-        if not isinstance(number, int) or isinstance(number, bool):
-            raise TypeError(f"a tag must be an int, not {number!r}")
-        if not 0 <= number <= UINT64_MAX:
-            raise ValueError(f"a tag must be in 0..2**64 - 1, not {number}")
+        check_range("a tag", number, 0, UINT64_MAX)
         if number and empty:
             raise ValueError(f"the tag {number} is for a slot that stays empty: give it 0")
     return numbers

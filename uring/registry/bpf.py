@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from uring import _memory
-from uring._setup import check_range
+from uring._checks import check_range
 from uring.flags import BpfCommand, BpfFilterFlags
 from uring.sqe import UINT32_MAX
 

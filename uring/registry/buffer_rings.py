@@ -11,14 +11,13 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from uring import _memory
+from uring._checks import check_range
 from uring._ffi import lib
-from uring._setup import check_range
 from uring.errors import UringError
 from uring.flags import Opcode, PbufRingFlags, SQEFlags
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     from typing_extensions import Buffer
 
@@ -131,18 +130,13 @@ class _BufferGroup:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _value: BaseException | None,
-        _traceback: "TracebackType | None",
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
         return (
-            f"<{type(self).__name__} bgid={self.bgid} of {self.count} x {self.size} bytes"
-            f"{' closed' if self.closed else ''}>"
+            f"<{'closed ' if self.closed else ''}{type(self).__name__} bgid={self.bgid}"
+            f" of {self.count} x {self.size} bytes>"
         )
 
 
@@ -181,26 +175,26 @@ class SendBufferRing(_BufferGroup):
                 self._reclaim()
         return len(self._block.free or ())
 
-    def put(self, data: "Buffer") -> int:
+    def put(self, buffer: "Buffer") -> int:
         """
-        Copy `data` into a free buffer, and give it to the kernel behind those that it has.
+        Copy bytes into a free buffer, and give it to the kernel behind those that it has.
 
         Args:
-            data: 1 to `size` bytes.
+            buffer: readable memory of 1 to `size` bytes, which is yours again afterwards.
 
         Returns:
             How many buffers are still free.
 
         Raises:
             BufferError: none is free -> queue a send, and copy its completion out.
-            ValueError: `data` is empty or longer than `size`, or the group is closed.
+            ValueError: `buffer` is empty or longer than `size`, or the group is closed.
         """
         ring = self._ring()
         if ring is None or self.closed:
             raise ValueError(f"{self!r} is closed")
         block, give = self._block, lib.uring_buffers_give
         free = [] if block.free is None else block.free
-        with ring._lock, memoryview(data).cast("B") as view:
+        with ring._lock, memoryview(buffer).cast("B") as view:
             length = len(view)
             if not 1 <= length <= block.size:
                 raise ValueError(f"one buffer takes 1 to {block.size} bytes, not {length}")

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, Self
 
 from uring import _memory
+from uring._checks import check_range
 from uring._ffi import ffi
 from uring._memory import FixedBuffer
-from uring._setup import check_range
 from uring.errors import BufferPoolEmpty, UringError, register_error
 from uring.flags import CloneBuffersFlags, RegisterOpcode, RsrcFlags
 from uring.registry._base import (
@@ -31,8 +31,6 @@ from uring.registry.files import RSRC_REGISTER, RSRC_UPDATE2, uint64s
 from uring.sqe import UINT32_MAX
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from typing_extensions import Buffer
 
     from uring._uring import CData
@@ -351,12 +349,7 @@ class LentBuffer(FixedBuffer):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _value: BaseException | None,
-        _traceback: "TracebackType | None",
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.give_back()
 
 
@@ -364,7 +357,8 @@ class BufferPool:
     """
     Equal slices of registered buffers, to lend to one operation after the other.
 
-    Any thread may borrow and give back.
+    `lend()` gives one out, and it comes back by itself, or earlier: see `LentBuffer`. Any thread
+    may do either.
 
     Args:
         buffers: a `FixedBuffer`, or several: `RegisteredBuffers` whose slots are all filled, for
@@ -401,7 +395,7 @@ class BufferPool:
         return self._size
 
     @property
-    def available(self) -> int:
+    def free(self) -> int:
         """How many slices are not lent; by the time one looks it may have changed."""
         return len(self._free)
 
@@ -409,7 +403,7 @@ class BufferPool:
         return self._count
 
     def __repr__(self) -> str:
-        return f"<BufferPool of {len(self)} slices of {self._size} bytes, {self.available} free>"
+        return f"<BufferPool of {len(self)} slices of {self._size} bytes, {self.free} free>"
 
     def lend(self) -> LentBuffer:
         """

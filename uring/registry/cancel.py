@@ -5,7 +5,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from uring import _memory
-from uring._setup import check_range
+from uring._checks import check_range
 from uring.flags import CancelFlags, Opcode, SQEFlags
 from uring.sqe import UINT64_MAX, FileLike, file_field
 
@@ -43,7 +43,7 @@ def chosen(
     if any and not (target is fd is opcode is None):
         raise ValueError("any=True means whatever is in flight: give it alone")
     if target is fd is opcode is None and not any:
-        raise ValueError("what is to be cancelled? Give a target, fd, opcode, or any=True")
+        raise ValueError("what is to be cancelled? Give a target, fd, target_opcode, or any=True")
     flags = CancelFlags.ANY if any else CancelFlags(0)
     if all:
         flags |= CancelFlags.ALL
@@ -59,7 +59,7 @@ def chosen(
         if sqe_flags & SQEFlags.FIXED_FILE:
             flags |= CancelFlags.FD_FIXED
     if opcode is not None:
-        check_range("opcode", opcode, 0, 255)
+        check_range("target_opcode", opcode, 0, 255)
         flags |= CancelFlags.OP
     return target or 0, number, flags, opcode or 0
 

@@ -6,11 +6,12 @@ The kernel holds its own reference to each file, so the descriptors may be close
 
 import errno
 import struct
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from uring import _memory
+from uring._checks import check_range
 from uring._ffi import ffi
-from uring._setup import check_range
 from uring.errors import register_error
 from uring.flags import REGISTER_FILES_SKIP, RegisterOpcode, RsrcFlags
 from uring.registry._base import (
@@ -24,7 +25,7 @@ from uring.registry._base import (
 from uring.sqe import UINT32_MAX, Fixed, HasFileno, descriptor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from uring._uring import CData
 
@@ -42,6 +43,8 @@ def files_argument(fds: "Iterable[int | HasFileno]") -> "tuple[CData, list[int]]
         TypeError, ValueError: something is not a file, a number is out of range, or there is
             nothing at all -> the message names it.
     """
+    if isinstance(fds, str | bytes) or not isinstance(fds, Iterable):
+        raise TypeError(f"fds must be a sequence of files, not {fds!r}")
     numbers = [descriptor(fd) for fd in fds]
     if not numbers:
         raise ValueError("at least one file must be given")
@@ -107,7 +110,8 @@ class RegisteredFiles(Registration):
 
         Args:
             index: the first slot, from 0.
-            fds: descriptors or objects with `fileno()`; -1 empties a slot, -2 leaves it alone.
+            fds: descriptors or objects with `fileno()`; -1 empties a slot, REGISTER_FILES_SKIP
+                leaves it alone.
             tags: a number for each: once it is replaced, and no operation uses it any more, a
                 completion comes whose user_data is the tag, and whose res is 0. 0 means none.
 

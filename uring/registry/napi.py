@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from uring import _memory
-from uring._setup import check_range
+from uring._checks import check_range
 from uring.flags import NapiOpcode, NapiTracking, RegisterOpcode
 from uring.registry._base import GUARD, Registrar, Registration
 from uring.sqe import UINT32_MAX
@@ -19,11 +19,18 @@ _NAPI: Final = struct.Struct("=IBB2xI4x")  # struct io_uring_napi
 
 @attrs.frozen
 class NapiSettings:
-    """How a ring polls network devices."""
+    """
+    How a ring polls network devices.
+
+    Source: struct io_uring_napi in linux/io_uring.h.
+    """
 
     busy_poll_timeout_us: int
-    prefer_busy_poll: bool
-    tracking: NapiTracking | int = NapiTracking.DYNAMIC
+    """For how long, in microseconds."""
+    prefer_busy_poll: bool = attrs.field(kw_only=True)
+    """As SO_PREFER_BUSY_POLL of a socket."""
+    tracking: NapiTracking | int = attrs.field(default=NapiTracking.DYNAMIC, kw_only=True)
+    """How device queues are found; a number that this package does not know stays one."""
 
 
 class NapiBusyPoll(Registration):
@@ -128,5 +135,7 @@ def _settings(record: bytearray) -> NapiSettings:
     timeout_us, is_preferred, _, tracking = _NAPI.unpack(record)
     known = {int(each) for each in NapiTracking}
     return NapiSettings(
-        timeout_us, bool(is_preferred), NapiTracking(tracking) if tracking in known else tracking
+        timeout_us,
+        prefer_busy_poll=bool(is_preferred),
+        tracking=NapiTracking(tracking) if tracking in known else tracking,
     )

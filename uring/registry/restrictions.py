@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, Self
 import attrs
 
 from uring import _memory
-from uring._setup import check_range
+from uring._checks import check_range
 from uring.flags import Opcode, RegisterOpcode, RestrictionOpcode, SQEFlags
 from uring.sqe import Queueable
 

@@ -126,3 +126,6 @@ class WaitRegion:
 
     def __iter__(self) -> "Iterator[WaitArg]":
         return iter(self._args)
+
+    def __repr__(self) -> str:
+        return f"<WaitRegion of {len(self)} waits>"

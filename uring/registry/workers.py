@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from uring import _memory
-from uring._setup import check_range
+from uring._checks import check_range
 from uring.sqe import UINT32_MAX
 
 if TYPE_CHECKING:

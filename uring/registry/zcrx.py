@@ -5,13 +5,15 @@ Here is its registration, and no more: `RecvZc` on the ring, the refill ring and
 device (header split, flow steering) are the caller's.
 """
 
+import errno
 import mmap
 import socket
 import struct
 from typing import TYPE_CHECKING, Final
 
 from uring import _memory
-from uring._setup import check_range
+from uring._checks import check_range
+from uring.errors import register_error
 from uring.flags import (
     MemRegionTypeFlags,
     RegisterOpcode,
@@ -46,7 +48,7 @@ class ZcrxRequest:
         zcrx_flags: ZcrxRegisterFlags,
     ) -> None:
         if isinstance(interface, str):
-            interface = socket.if_nametoindex(interface)
+            interface = _index(interface)
         check_range("interface", interface, 0, UINT32_MAX)
         check_range("queue", queue, 0, UINT32_MAX)
         check_range("area_size", area_size, 1, 2**47)
@@ -82,6 +84,14 @@ class ZcrxRequest:
     def argument(self) -> "CData":
         """The struct io_uring_zcrx_ifq_reg."""
         return self._pins[-1]
+
+
+def _index(name: str) -> int:
+    """The number of a network interface; without one, what the kernel says to a wrong number."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        raise register_error(RegisterOpcode.REGISTER_ZCRX_IFQ, errno.ENODEV) from None
 
 
 class ZcrxQueue:
