@@ -16,12 +16,11 @@ from uring._completion import deadline_ns
 from uring._core import NO_FD, NOT_PLAIN, Core
 from uring._ffi import ffi, lib
 from uring._setup import check_range
-from uring._submission import ring_behind
+from uring._submission import reached_by
 from uring.errors import RingClosedError, UnsupportedError, UringError, register_error
 from uring.flags import MsgRingFlags, Opcode, RegisterOpcode
 from uring.probe import last_register_opcode
 from uring.registry import cancel as _cancel
-from uring.registry._base import descriptor_of
 from uring.sqe import (
     SQE,
     UINT32_MAX,
@@ -173,11 +172,11 @@ class CallSide(Core):
 
         Kernel: 6.13. liburing: io_uring_register_sync_msg(3).
         """
-        check_range("user_data", user_data, 0, UINT64_MAX)
-        check_range("res", res, -(2**31), 2**31 - 1)
+        user_data = check_range("user_data", user_data, 0, UINT64_MAX)
+        res = check_range("res", res, -(2**31), 2**31 - 1)
         op_flags = MsgRingFlags(0)
         if cqe_flags is not None:
-            check_message_flags(cqe_flags)
+            cqe_flags = check_message_flags(cqe_flags)
             op_flags = MsgRingFlags.FLAGS_PASS
         self._check_open()
 
@@ -195,19 +194,20 @@ class CallSide(Core):
             if result < 0:
                 self._raise(RegisterOpcode.REGISTER_SEND_MSG_RING, result)
 
-        ring = ring_behind(target)
-        if not isinstance(ring, CallSide):
-            fd = descriptor(target)
-            send(check_range("target", fd, 0, 2**31 - 1))
-            return
-        with descriptor_of(ring) as fd:
+        fd = check_range("target", descriptor(target), 0, 2**31 - 1)
+        ring, alias = reached_by(fd)
+        try:
+            if ring is None or alias is None:
+                send(-1 if alias is None else alias.fd)
+                return
             ring._expect(user_data)
             try:
-                send(fd)
+                send(alias.fd)
             except UringError:
-                with contextlib.suppress(RingClosedError):
-                    ring._unexpect(user_data)
+                ring._unexpect(user_data)
                 raise
+        finally:
+            del alias  # or the traceback of an error would keep the descriptor
 
     # ---- how it is done ----
 

@@ -11,11 +11,13 @@ a signal handler, refuses himself; `claims_made` tells who reads and then writes
 alone. No call into C, no ring. The caller holds the ring's lock.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Protocol
 
 import attrs
 
+from uring._pledges import Pledge
 from uring.completions import Answer
 from uring.flags import Opcode, SQEFlags
 from uring.sqe import Queueable
@@ -89,13 +91,21 @@ class Shared:
         self.records = {id(first): first}  # by identity, so that a thousand are no slower than two
         self.finished: set[int] = set()  # places of terminal CQEs: retiring twice is retiring once
         self.subject = first[2]
+        self._note(first)
 
     def add(self, record: Record) -> None:
         self.records[id(record)] = record
+        self._note(record)
         if record[2] is not self.subject:
             known, added = operation_of(self.subject), operation_of(record[2])
             is_alike = known is not None and type(added) is type(known)
             self.subject = Answer(known, None, is_certain=False) if known and is_alike else None
+
+    @staticmethod
+    def _note(record: Record) -> None:
+        pins = record[3]
+        if isinstance(pins, Pledge):
+            pins.share()
 
 
 @attrs.frozen
@@ -160,6 +170,7 @@ class Claims:
         "claims_made",
         "ended",
         "entries",
+        "forgone",
         "has_high",
         "is_quiet",
         "runs",
@@ -178,6 +189,8 @@ class Claims:
         self.claims: dict[int, Claim] = {}
         self.has_high = False
         """Whether a number from FIRST_DRAWN upwards was ever chosen: a run must look for those."""
+        self.forgone: deque[list[int]] = deque()
+        """Numbers from outside that were given back, one a list; `forgo` takes them."""
         self.claims_made = 0  # how often: who reads and then writes looks whether it was alone
         self.ended: Ended | None = None
         """What was copied out and is not retired yet."""
@@ -190,7 +203,7 @@ class Claims:
 
     def claim(self, records: Sequence[Record]) -> dict[int, Claim]:
         """
-        What `records` claim of their user_data. Changes nothing.
+        What `records` claim of their user_data. Changes nothing of theirs.
 
         A chain with skipping operations claims the numbers of all its members. An operation that
         makes a descriptor claims the number that it was given for its own kind: if its CQE could be
@@ -201,6 +214,7 @@ class Claims:
             ValueError: two of them, or one and what is claimed already, cannot share a number, or
                 nothing in a chain would say that a skipping operation has ended.
         """
+        self.forgo()
         found: dict[int, Claim] = dict(self._chains(records))
         for record in records:
             operation = operation_of(record[2])
@@ -260,6 +274,7 @@ class Claims:
         """
         if self.ended is not None:
             self.retire()
+        self.forgo()
         claim = self.claims.get(number)
         if isinstance(claim, Expected):
             more = Expected(claim.count + 1, claim.last)
@@ -271,13 +286,29 @@ class Claims:
         self._make_claims(found, pending)
 
     def unexpect(self, number: int) -> None:
-        """Take back one `expect`: the CQE will not come."""
-        claim = self.claims.get(number)
-        if isinstance(claim, Expected):
-            if claim.count > 1:
-                self.claims[number] = Expected(claim.count - 1, claim.last)
-            else:
-                self.claims.pop(number, None)
+        """Take back one `expect`: the CQE will not come. The lock need not be held: see `forgo`."""
+        self.forgone.append([number])
+
+    def forgo(self) -> None:
+        """Do what `unexpect` was told. The caller holds the lock."""
+        forgone, claims = self.forgone, self.claims
+        while forgone:
+            entry = forgone[0]
+            number = entry[0]
+            claim = claims.get(number)
+            is_expected = isinstance(claim, Expected)
+            count = claim.count - 1 if isinstance(claim, Expected) else 0
+            fewer = Expected(count, claim.last) if isinstance(claim, Expected) else None
+            # No call from this look to the last store: a signal handler may do the same.
+            if not forgone or forgone[0] is not entry:
+                continue
+            if is_expected and (number not in claims or claims[number] is not claim):
+                continue
+            del forgone[0]
+            if count and fewer is not None:
+                claims[number] = fewer
+            elif is_expected:
+                del claims[number]
 
     def rename(self, numbers: tuple[int, int], pending: list[Any]) -> None:
         """
@@ -319,19 +350,35 @@ class Claims:
         self.claims_made += 1
         self.is_quiet = False
         self.has_high = self.has_high or max(found) >= FIRST_DRAWN
-        self.claims.update(found)
+        before = self.claimed(found)
         try:
+            self.claims.update(found)
             self.check_runs(found)
             self.check_claims(found, pending[1:])  # after the claims: see above
         except BaseException:
-            self.withdraw(found)
+            self.withdraw(found, before)
             raise
 
-    def withdraw(self, found: dict[int, Claim]) -> None:
-        """Take back claims for what is not queued after all."""
+    def claimed(self, numbers: Iterable[int]) -> dict[int, Claim | None]:
+        """What these numbers belong to now."""
+        return {number: self.claims.get(number) for number in numbers}
+
+    def withdraw(self, found: dict[int, Claim], before: dict[int, Claim | None]) -> None:
+        """
+        Take back claims for what is not queued after all, and put back what was there before.
+
+        One that stayed would be taken for that of whoever has the number, whose completion would
+        then end others, or not even itself. Only the claim of a kind of operation may stay while
+        somebody has the number: he may be of that kind.
+        """
         self.index()
-        for number in found:
-            if number not in self.entries and number not in self.shared:
+        for number, claim in found.items():
+            former, is_used = before[number], number in self.entries or number in self.shared
+            if self.claims.get(number) is not claim:  # a signal handler has made another
+                continue
+            if former is not None:
+                self.claims[number] = former
+            elif not (is_used and isinstance(claim, type)):
                 self.claims.pop(number, None)
 
     def _kinds(

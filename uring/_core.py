@@ -100,9 +100,12 @@ class Core:
             self._in_flight.expect(number, self._pending)
 
     def _unexpect(self, number: int) -> None:
-        """Give a reserved number back: the completion does not come."""
-        with self._lock:
-            self._in_flight.unexpect(number)
+        """
+        Give a reserved number back: the completion does not come.
+
+        No lock: another ring's may be held, and its thread wait for this one's.
+        """
+        self._in_flight.unexpect(number)
 
     def _rename(self, numbers: tuple[int, int]) -> None:
         """Prepare for the operation in flight under the first number to go on under the second."""

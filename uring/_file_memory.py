@@ -5,6 +5,7 @@ A `Room` is memory of this package's own that the kernel writes for one operatio
 it (a `StatxResult`, the bytes of an attribute) is a copy and the caller's.
 """
 
+import operator
 import os
 import struct
 from datetime import UTC, datetime, timedelta
@@ -32,7 +33,7 @@ def open_how(flags: int, mode: int, resolve: int) -> "tuple[CData, int, int]":
     for name, number in fields.items():
         if not isinstance(number, int):
             raise TypeError(f"{name} must be an integer, not {number!r}")
-        if not 0 <= number < 2**64:
+        if not 0 <= operator.index(number) < 2**64:
             raise ValueError(f"{name} must be in 0..2**64 - 1, not {number}")
     return _memory.readable(OPEN_HOW.pack(flags, mode, resolve))
 
@@ -41,11 +42,7 @@ def attribute(name: str | bytes) -> "tuple[CData, int]":
     """Pin the name of an extended attribute as a C string: (pin, address)."""
     if not isinstance(name, str | bytes):
         raise TypeError(f"an attribute's name is str or bytes, not {type(name).__name__}")
-    encoded = os.fsencode(name)
-    if b"\0" in encoded:
-        raise ValueError(f"the attribute {name!r} has a null byte in it")
-    pin, address, _ = _memory.readable(encoded + b"\0")
-    return pin, address
+    return _memory.c_string(os.fsencode(name), "attribute", name)
 
 
 class Room:

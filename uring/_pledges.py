@@ -4,10 +4,17 @@ What queueing an operation promises to others than itself.
 A message posts a completion on another ring, under a number that must not be in use there. An
 update of a poll gives an operation in flight another number. Such a promise is made before the
 operation is queued, and taken back when it comes to nothing: when the operation was never queued,
-or has failed.
+or has failed. One that shares its user_data is never taken back: nobody learns what came of it.
+
+A message goes to a file, by the number that the operation has from when it is queued to when the
+kernel looks. Meanwhile the number may be closed and be another ring's; so the operation gets a
+number of its own, an `Alias`.
 """
 
+import os
 from typing import Final, Protocol
+
+from uring.completions import close_all
 
 UNKNOWN_RING: Final = (
     "this ring was not made by this process, so nobody can tell which numbers are in flight there;"
@@ -24,6 +31,24 @@ class Promised(Protocol):
     def _unrename(self, numbers: tuple[int, int]) -> None: ...
 
 
+class Alias:
+    """A descriptor of an open file that stays its own as long as this is referenced."""
+
+    __slots__ = ("__weakref__", "_fds")
+
+    def __init__(self, fd: int) -> None:
+        self._fds: list[int | None] = [None]
+        self._fds.extend(map(os.dup, (fd,)))  # in one call, or a signal could lose it
+
+    @property
+    def fd(self) -> int:
+        """Its number."""
+        return self._fds[-1] or 0
+
+    def __del__(self) -> None:
+        close_all(self._fds)
+
+
 class Pledge:
     """One promise. What is not kept by the time when it is dropped is taken back."""
 
@@ -35,12 +60,16 @@ class Pledge:
         """Whether its operation posts only if it fails: being dropped then says nothing."""
 
     def settle(self, res: int) -> None:
-        """Note the result of the operation; again is as good as once."""
+        """Note the result of the operation; again is as good as once. May be called with a lock."""
         if self._is_settled:
             return
         self._is_settled = True
         if res < 0:
             self._take_back()
+
+    def share(self) -> None:
+        """Note that the operation shares its user_data: being dropped then says nothing."""
+        self._is_silent = True
 
     def _take_back(self) -> None:
         raise NotImplementedError
@@ -53,10 +82,11 @@ class Pledge:
 class MessagePledge(Pledge):
     """A completion that will come on another ring."""
 
-    __slots__ = ("_number", "_ring")
+    __slots__ = ("_alias", "_number", "_ring")
 
-    def __init__(self, ring: Promised, number: int, *, is_silent: bool) -> None:
+    def __init__(self, ring: Promised, number: int, alias: Alias, *, is_silent: bool) -> None:
         ring._expect(number)
+        self._alias = alias
         self._ring = ring
         self._number = number
         super().__init__(is_silent=is_silent)

@@ -273,6 +273,7 @@ class RunSide(SubmissionSide, CompletionSide):
         in_flight.has_high = in_flight.has_high or max(chosen, default=0) >= FIRST_DRAWN
         while True:
             self._trim()
+            in_flight.forgo()
             before = in_flight.claims_made
             for number in chosen:
                 claim = in_flight.claims.get(number)

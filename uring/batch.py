@@ -12,6 +12,7 @@ from uring import _columns, _memory
 from uring.completions import Answer
 from uring.flags import SQEFlags
 from uring.operations import Read, Write
+from uring.operations._groups import check_select
 from uring.sqe import (
     NO_FLAGS,
     SQE,
@@ -21,6 +22,7 @@ from uring.sqe import (
     Fixed,
     HasFileno,
     Queueable,
+    encoded,
     is_multishot,
 )
 
@@ -94,24 +96,24 @@ class Batch:
                 " use [operation]"
             )
         ops = tuple(operations)
-        encoded, pins, fresh = [], [], []
+        records, pins, fresh = [], [], []
         for index, op in enumerate(ops):
             record, pin = _encode(index, op)
-            encoded.append(record)
+            records.append(record)
             pins.append(pin)
             if pin is not None and op._keeps_memory:
                 fresh.append(index)
-        if encoded and encoded[-1][1] & _LINKED:  # else to whatever is submitted behind it
-            last = encoded[-1]
-            encoded[-1] = bytes([last[0], last[1] & ~_LINKED]) + last[2:]
+        if records and records[-1][1] & _LINKED:  # else to whatever is submitted behind it
+            last = records[-1]
+            records[-1] = bytes([last[0], last[1] & ~_LINKED]) + last[2:]
         self._ops = ops
         self._count = len(ops)
         self._pins = pins
         self._fresh = fresh
         self._chosen = _chosen(ops)
-        self._longest_chain = _longest_chain(encoded)
+        self._longest_chain = _longest_chain(records)
         self._runs = []
-        self._sqes, _ = _memory.pinned(b"".join(encoded), write=False)
+        self._sqes, _ = _memory.pinned(b"".join(records), write=False)
 
     def _check_new(self) -> None:
         if hasattr(self, "_sqes"):
@@ -121,19 +123,24 @@ class Batch:
         """What one run needs: the SQEs, what its completions are of, and pins of its own."""
         if not self._fresh:
             return self._sqes, self._ops, None
-        encoded = bytearray(_memory.bytes_of(self._sqes))
+        sqes = bytearray(_memory.bytes_of(self._sqes))
         subjects: list[Queueable | Answer] = list(self._ops)
         pins = []
         for index in self._fresh:
-            record, pin = self._ops[index]._encode()
+            record, pin = encoded(self._ops[index])
             start = index * SQE_SIZE
-            flags = encoded[start + 1]
-            encoded[start : start + SQE_SIZE] = record
-            encoded[start + 1] = flags  # without the link that was taken away
+            flags = sqes[start + 1]
+            sqes[start : start + SQE_SIZE] = record
+            sqes[start + 1] = flags  # without the link that was taken away
             subjects[index] = Answer(self._ops[index], pin)
             pins.append(pin)
-        sqes, _ = _memory.pinned(encoded, write=False)
-        return sqes, subjects, pins
+        return _memory.pinned(sqes, write=False)[0], subjects, pins
+
+    def __del__(self) -> None:
+        """Let go of the memory before the collector clears what it is of: see _memory._steady."""
+        self._count = 0  # who revives it finds it empty
+        self._pins = None
+        self._runs = []
 
     def __len__(self) -> int:
         return self._count
@@ -163,7 +170,7 @@ Sequence.register(Batch)  # a subclass of it would make run()'s isinstance(x, Ba
 def _encode(index: int, op: Queueable) -> tuple[bytes, object]:
     if not isinstance(op, Queueable):
         raise TypeError(f"operation {index} of the batch is not an operation: {op!r}")
-    record, pin = op._prepared or op._encode()
+    record, pin = op._prepared or encoded(op)
     if is_multishot(record) or op._is_multishot:
         raise ValueError(
             f"operation {index}, {op!r}, is multishot: it has many results, and a run gives one"
@@ -179,6 +186,7 @@ def _encode(index: int, op: Queueable) -> tuple[bytes, object]:
             f"operation {index}, {op!r}, has an SQE of {len(record)} bytes, and a batch holds those"
             f" of {SQE_SIZE}: queue() it"
         )
+    check_select(op, record)
     if record[1] & _SKIP:
         raise ValueError(
             f"operation {index}, {op!r}, has CQE_SKIP_SUCCESS: a run waits for the result of every"
@@ -239,6 +247,8 @@ class _Many(Batch):
                 "the parts are independent, and a run gives the result of each: flags may not"
                 " have IO_LINK, IO_HARDLINK or CQE_SKIP_SUCCESS"
             )
+        if int(flags) & SQEFlags.BUFFER_SELECT:
+            raise ValueError("flags may not have BUFFER_SELECT: the parts have memory of their own")
         self._check_new()
         if fd is None:
             raise TypeError(

@@ -9,6 +9,7 @@ descriptor is expected; `file_field` turns whatever names a file into what the r
 import operator
 import struct
 import sys
+import traceback
 from collections.abc import Iterable
 from enum import Enum
 from typing import (
@@ -90,7 +91,7 @@ class Fixed:
     def _check(self, _attribute: object, value: object) -> None:
         if not isinstance(value, int) or isinstance(value, bool):
             raise TypeError(f"Fixed() takes an integer index, not {value!r}")
-        if not 0 <= value < 2**31:
+        if not 0 <= operator.index(value) < 2**31:
             raise ValueError(f"Fixed() takes an index from 0 to 2**31 - 1, not {value}")
 
 
@@ -124,7 +125,7 @@ def file_index(slot: Slot | None) -> int:
         return FILE_INDEX_ALLOC
     if not isinstance(slot, Fixed):
         raise TypeError(f"a slot is Fixed(index) or AUTO, not {slot!r}")
-    return slot.index + 1
+    return operator.index(slot.index) + 1
 
 
 def check_message_flags(cqe_flags: int) -> int:
@@ -135,6 +136,7 @@ def check_message_flags(cqe_flags: int) -> int:
     """
     if not isinstance(cqe_flags, int) or isinstance(cqe_flags, bool):
         raise TypeError(f"cqe_flags must be an int, not {cqe_flags!r}")
+    cqe_flags = operator.index(cqe_flags)
     if not 0 <= cqe_flags <= UINT32_MAX:
         raise ValueError(f"cqe_flags must be in 0..{UINT32_MAX}, not {cqe_flags}")
     if cqe_flags & (CQEFlags.SKIP | CQEFlags.F_32):
@@ -225,6 +227,20 @@ Filename = str | bytes | tuple[str | bytes, str | bytes] | None
 """What an error names: a path, two of them, or none."""
 
 
+def encoded(op: "Queueable") -> tuple[bytes, object]:
+    """
+    What `_encode` gives.
+
+    When it fails, no frame of the traceback goes on holding a pin that it made before: the
+    collector could crash on it, see _memory._steady.
+    """
+    try:
+        return op._encode()
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)
+        raise
+
+
 class Queueable:
     """
     What a ring can queue. Not for use by itself: see `Operation` and `SQE`.
@@ -313,7 +329,7 @@ class Queueable:
         Of a record of 128 bytes, the fields of its first 64. Addresses in it are those of memory
         that may be gone by the time this returns: queue the operation itself, not this.
         """
-        return SQE.decode(self._encode()[0][:SQE_SIZE], user_data)
+        return SQE.decode(encoded(self)[0][:SQE_SIZE], user_data)
 
     def linked(self) -> Self:
         """Return a copy with IOSQE_IO_LINK: the next one starts when this one has succeeded."""

@@ -6,6 +6,7 @@ An operation is a frozen value. Its `_encode` pins the memory that it lends, wit
 completion means. Everything else is here, once.
 """
 
+import operator
 import struct
 import sys
 from collections.abc import Iterable
@@ -74,18 +75,20 @@ def position(offset: Any) -> int:
     """``sqe->off`` for a file offset: -1 is the file's own position."""
     if not isinstance(offset, int):
         raise TypeError(f"offset must be an integer, not {offset!r}")
-    if offset < -1:
+    exact: int = operator.index(offset)
+    if exact < -1:
         raise ValueError(f"offset must be 0 or more, or -1 for the file's position; not {offset}")
-    return UINT64_MAX if offset == -1 else offset
+    return UINT64_MAX if exact == -1 else exact
 
 
 def stream(write_stream: Any) -> int:
     """``sqe->write_stream``, the first byte of ``sqe->splice_fd_in``."""
     if not isinstance(write_stream, int):
         raise TypeError(f"write_stream must be an integer, not {write_stream!r}")
-    if not 0 <= write_stream <= 255:
+    exact: int = operator.index(write_stream)
+    if not 0 <= exact <= 255:
         raise ValueError(f"write_stream must be in 0..255, not {write_stream}")
-    return write_stream << 24 if sys.byteorder == "big" else write_stream
+    return exact << 24 if sys.byteorder == "big" else exact
 
 
 _OLDEST: Final = (5, 6)
@@ -180,11 +183,11 @@ class Operation(Queueable):
     ) -> bytes:
         flags = self._flags
         if sqe_flags:
-            flags = int(flags) | sqe_flags
+            flags = operator.index(flags) | sqe_flags
         if type(fd) is not int:
             fd, fixed = file_field(fd)
             if fixed:
-                flags = int(flags) | fixed
+                flags = operator.index(flags) | fixed
         try:
             return record_pack(
                 self.opcode,
@@ -216,9 +219,10 @@ def integer(name: str, number: object, lowest: int, highest: int) -> int:
     """Refuse what is no integer of this range, before it is cut off or read as something else."""
     if not isinstance(number, int) or isinstance(number, bool):
         raise TypeError(f"{name} must be an integer, not {number!r}")
-    if not lowest <= number <= highest:
-        raise ValueError(f"{name} must be in {lowest}..{highest}, not {number}")
-    return int(number)
+    exact = operator.index(number)  # what a subclass of int says of itself is not what is packed
+    if not lowest <= exact <= highest:
+        raise ValueError(f"{name} must be in {lowest}..{highest}, not {exact}")
+    return exact
 
 
 def ordinary(name: str, file: object) -> int:
@@ -281,7 +285,7 @@ def encode_lent(
         if type(fd) is not int:
             fd, fixed = file_field(fd)
             if fixed:
-                flags = int(flags) | fixed
+                flags = operator.index(flags) | fixed
         pin = lend(BYTES, buffer, writable)
         return pack_lent(
             opcode,

@@ -1,14 +1,29 @@
 """Operations on a buffer that the kernel takes from a group of provided buffers."""
 
+import operator
 import socket
 from typing import Any, ClassVar, Final, Literal
 
 from uring._leases import Lease
 from uring.flags import SQEFlags
 from uring.operations._base import Operation, operation, with_care
-from uring.sqe import FileLike, Group, buffer_group
+from uring.sqe import SQE, FileLike, Group, Queueable, buffer_group
 
 _SELECT: Final = int(SQEFlags.BUFFER_SELECT)
+
+
+def check_select(op: Queueable, encoded: bytes) -> None:
+    """
+    Refuse the flag of what takes a buffer from a group on what has memory of its own.
+
+    Raises:
+        ValueError: it has it; the kernel would take a buffer, and nobody would give it back.
+    """
+    if encoded[1] & _SELECT and not op._takes_buffer and not isinstance(op, SQE):
+        raise ValueError(
+            f"{op!r} has SQEFlags.BUFFER_SELECT, and no group: use the class that has one, such as"
+            " ReadSelect, which sets the flag itself"
+        )
 
 
 class GroupPin:
@@ -65,6 +80,7 @@ def received_flags(msg_flags: int, group: Group) -> int:
     """Refuse the flag that makes ``cqe->res`` more than the kernel has put into the buffer."""
     if not isinstance(msg_flags, int):
         raise TypeError(f"msg_flags must be an integer, not {msg_flags!r}")
+    msg_flags = operator.index(msg_flags)
     if msg_flags & socket.MSG_TRUNC and not isinstance(group, int):
         raise ValueError(
             "with MSG_TRUNC the result may be more than the buffer has, so nobody could tell which"

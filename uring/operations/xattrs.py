@@ -1,5 +1,6 @@
 """Extended attributes: names with a few bytes behind them, that files have besides contents."""
 
+import operator
 import os
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -36,6 +37,7 @@ def _room(size: object, *pins: object) -> tuple[int, object]:
     """The address of room for a value, and the pins of all that the kernel touches."""
     if not isinstance(size, int):
         raise TypeError(f"size must be an integer, not {size!r}")
+    size = operator.index(size)
     if not 0 <= size <= XATTR_SIZE_MAX:
         raise ValueError(f"size must be in 0..{XATTR_SIZE_MAX}, not {size}")
     if size == 0:
