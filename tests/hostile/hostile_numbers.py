@@ -193,7 +193,7 @@ def lying_target_of_a_message_is_taken_at_its_word() -> None:
 def refused_number_leaves_what_has_it_alone() -> None:
     """A number that is refused for being in use: whoever has it ends as ever, and none with it."""
     skip = uring.SQEFlags.CQE_SKIP_SUCCESS
-    attempts: "list[Callable[[uring.Ring], object]]" = [
+    attempts: list[Callable[[uring.Ring], object]] = [
         lambda ring: ring.queue(uring.PollUpdate(5, new_user_data=6)),
         lambda ring: ring.queue(uring.MsgRing(ring, target_user_data=6)),
         lambda ring: ring.send_message(ring, 6),
@@ -390,7 +390,7 @@ def _failure(op: uring.Operation) -> BaseException:
 @program
 def memoryview_dies_in_a_cycle_with_what_lends_it() -> None:
     """The collector clears a memoryview and what has pinned it, in whatever order it likes."""
-    makers: "list[Callable[[memoryview], object]]" = [
+    makers: list[Callable[[memoryview], object]] = [
         lambda view: uring.Batch([uring.Read(0, view)]),
         lambda view: uring.Batch([uring.Readv(0, [view]), uring.Recvmsg(0, [view])]),
         lambda view: uring.ReadMany(0, view, [0]),
