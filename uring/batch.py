@@ -38,6 +38,18 @@ _SKIP: Final = int(SQEFlags.CQE_SKIP_SUCCESS)
 _FIXED_FILE: Final = int(SQEFlags.FIXED_FILE)
 
 
+class _Pins(list[Any]):
+    """
+    One item: the pins of a batch. Dropped before the collector clears what they are of.
+
+    See _memory._steady. No Python runs for that, so that no Ctrl-C is lost in it. A run holds the
+    item, not this: its memory stays until the ring lets go of it.
+    """
+
+    __slots__ = ()
+    __del__ = list.clear
+
+
 class Batch:
     """
     Operations that are encoded once and run with `Ring.run()` any number of times.
@@ -79,7 +91,7 @@ class Batch:
     _ops: Sequence[Queueable]
     _count: int
     _sqes: "CData"
-    _pins: object
+    _pins: _Pins
     _fresh: Sequence[int]
     """The operations whose memory the kernel writes for their result: encoded for each run."""
     _chosen: dict[int, int]
@@ -108,7 +120,7 @@ class Batch:
             records[-1] = bytes([last[0], last[1] & ~_LINKED]) + last[2:]
         self._ops = ops
         self._count = len(ops)
-        self._pins = pins
+        self._pins = _Pins([pins])
         self._fresh = fresh
         self._chosen = _chosen(ops)
         self._longest_chain = _longest_chain(records)
@@ -135,12 +147,6 @@ class Batch:
             subjects[index] = Answer(self._ops[index], pin)
             pins.append(pin)
         return _memory.pinned(sqes, write=False)[0], subjects, pins
-
-    def __del__(self) -> None:
-        """Let go of the memory before the collector clears what it is of: see _memory._steady."""
-        self._count = 0  # who revives it finds it empty
-        self._pins = None
-        self._runs = []
 
     def __len__(self) -> int:
         return self._count
@@ -271,7 +277,7 @@ class _Many(Batch):
         self._ops = _Parts(self._kind, sqes, buffer, lent.base)
         self._count = len(self._ops)
         self._sqes = sqes
-        self._pins = (lent, fd)
+        self._pins = _Pins([(lent, fd)])
         self._fresh = ()
         self._chosen = {}
         self._longest_chain = 1
