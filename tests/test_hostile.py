@@ -513,3 +513,73 @@ def test_groups_beyond_the_memory_limit() -> None:
 def test_memory_of_a_closed_group_is_nobody_elses() -> None:
     """Groups that are closed under receives: what is allocated next is never written."""
     _run("buffers", "memory_of_a_closed_group_is_nobody_elses")
+
+
+def test_message_does_not_reach_the_next_ring_of_that_number() -> None:
+    """A message whose ring is closed before it is sent does not go to the ring made after it."""
+    _run("numbers", "message_does_not_reach_the_next_ring_of_that_number")
+
+
+def test_message_to_no_ring_does_not_reach_one_that_is_made_later() -> None:
+    """A descriptor that was no ring, or not open, when the message was queued: none gets it."""
+    _run("numbers", "message_to_no_ring_does_not_reach_one_that_is_made_later")
+
+
+def test_messages_keep_no_descriptor() -> None:
+    """What a message is sent by goes with its completion, or with its ring."""
+    _run("numbers", "messages_keep_no_descriptor")
+
+
+def test_lying_target_of_a_message_is_taken_at_its_word() -> None:
+    """What counts of a target is what it said for the record, whatever it says afterwards."""
+    _run("numbers", "lying_target_of_a_message_is_taken_at_its_word")
+
+
+def test_refused_number_leaves_what_has_it_alone() -> None:
+    """A number that is refused for being in use: whoever has it ends as ever, and none with it."""
+    _run("numbers", "refused_number_leaves_what_has_it_alone")
+
+
+def test_refused_operation_takes_no_claim_with_it() -> None:
+    """What waits under a number keeps its claim when another with that number is refused."""
+    _run("numbers", "refused_operation_takes_no_claim_with_it")
+
+
+def test_shared_message_keeps_its_number() -> None:
+    """Messages that share a user_data: their numbers stay theirs, for nobody knows who failed."""
+    _run("numbers", "shared_message_keeps_its_number")
+
+
+def test_rings_that_message_each_other_do_not_deadlock() -> None:
+    """Two threads, each with a ring, whose messages to the other all fail: both go on."""
+    _run("numbers", "rings_that_message_each_other_do_not_deadlock")
+
+
+def test_fork_amid_messages_does_not_hang_the_child() -> None:
+    """The child lets go of messages that were promised to a ring which a thread had locked."""
+    _run("numbers", "fork_amid_messages_does_not_hang_the_child")
+
+
+def test_peer_pidfd_that_would_be_cut_off_is_refused() -> None:
+    """SO_PEERPIDFD with too little room: the kernel would make it, and nobody could close it."""
+    _run("numbers", "peer_pidfd_that_would_be_cut_off_is_refused")
+
+
+def test_lying_ints_do_not_get_past_a_check() -> None:
+    """Sizes, flags and options that lie about themselves: taken by their value, or refused."""
+    _run("numbers", "lying_ints_do_not_get_past_a_check")
+
+
+def test_lying_paths_end_with_a_null_byte() -> None:
+    """A str whose encode() gives what it likes: it has no null byte in it, and one behind it."""
+    _run("numbers", "lying_paths_end_with_a_null_byte")
+
+
+def test_buffer_select_needs_a_group() -> None:
+    """BUFFER_SELECT on what has memory of its own: no buffer of a group is taken for it."""
+    _run("numbers", "buffer_select_needs_a_group")
+
+
+def test_memoryview_dies_in_a_cycle_with_what_lends_it() -> None:
+    """The collector clears a memoryview and what has pinned it, in whatever order it likes."""
+    _run("numbers", "memoryview_dies_in_a_cycle_with_what_lends_it")

@@ -50,8 +50,9 @@ def test_buffer_is_pinned_where_it_is(kind: str, pinned: Callable[..., Any]) -> 
     buffer = WRITABLE[kind]()
     pin, address, length = pinned(buffer)
     assert length == 12
-    assert address == _memory.address_of(pin)
-    assert ctypes.string_at(address, 12) == b"abcdefghijkl" == content(pin)
+    place = address - _memory.address_of(pin)  # of a slice, in what is pinned
+    assert place == (2 if kind == "slice" else 0)
+    assert ctypes.string_at(address, 12) == b"abcdefghijkl" == content(pin)[place : place + 12]
     ctypes.memmove(address, b"X", 1)
     assert memoryview(buffer).tobytes()[:1] == b"X"
 
@@ -104,16 +105,14 @@ def test_buffer_bytearray_cannot_be_resized_while_the_pin_lives(
 
 
 def test_buffer_view_of_a_bytearray_pins_the_bytearray() -> None:
-    """Releasing the view that was lent raises, and the bytearray under it cannot be resized."""
+    """The view that was lent may be released, but the bytearray under it cannot be resized."""
     buffer = bytearray(8)
     view = memoryview(buffer)[2:4]
     pin, _, _ = _memory.writable(view)
-    with pytest.raises(BufferError):
-        view.release()
+    view.release()
     with pytest.raises(BufferError):
         buffer.append(1)
     del pin
-    view.release()
     buffer.append(1)
 
 

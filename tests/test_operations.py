@@ -497,11 +497,15 @@ def test_nop_completes_with_zero(ring: uring.Ring) -> None:
 
 
 def test_nop_with_unknown_personality_or_flag_fails(ring: uring.Ring) -> None:
-    """An unregistered personality and a reserved flag are EINVAL; BUFFER_SELECT is EOPNOTSUPP."""
+    """An unregistered personality and a reserved flag are EINVAL; BUFFER_SELECT is refused."""
     fails(ring, uring.Nop(personality=77), errno.EINVAL)
     fails(ring, uring.Nop(flags=SQEFlags(128)), errno.EINVAL)
     selecting = uring.SQE(uring.Opcode.NOP, SQEFlags.BUFFER_SELECT, user_data=1)
     assert one(ring, selecting).res == -errno.EOPNOTSUPP
+    with pytest.raises(ValueError, match="BUFFER_SELECT"):
+        ring.queue(uring.Nop(flags=SQEFlags.BUFFER_SELECT))
+    raw = one(ring, uring.SQE(uring.Opcode.NOP, flags=SQEFlags.BUFFER_SELECT))
+    assert raw.res == -errno.EOPNOTSUPP
 
 
 def test_sqe_with_a_bad_opcode_fails_alone(ring: uring.Ring) -> None:
@@ -1234,3 +1238,76 @@ def test_operation_without_a_free_slot_or_a_group_says_so(ring: uring.Ring) -> N
             (cqe,) = ring.run([op])
             assert cqe.error is not None
             assert words in cqe.error.__notes__[0]
+
+
+class _Lie(int):
+    """An int that compares and computes as another one."""
+
+    __hash__ = int.__hash__
+
+    def _no(self, _other: object) -> bool:
+        return False
+
+    def _yes(self, _other: object) -> bool:
+        return True
+
+    def _none(self, _other: object) -> int:
+        return 0
+
+    __eq__ = _no
+    __lt__ = __le__ = __gt__ = __ge__ = _yes
+    __and__ = __rand__ = __mul__ = __rmul__ = __add__ = _none
+
+
+class _File:
+    def __init__(self, answer: object) -> None:
+        self.answer = answer
+
+    def fileno(self) -> object:
+        """Not a descriptor."""
+        return self.answer
+
+
+WRONG_NUMBERS: Final = [
+    0,
+    -1,
+    -2,
+    2**16,
+    2**31,
+    -(2**31) - 1,
+    2**32,
+    2**63,
+    2**64,
+    2**200,
+    True,
+    1.5,
+]
+WRONG_VALUES: Final = [
+    *(*WRONG_NUMBERS, *map(_Lie, WRONG_NUMBERS[:-2]), float("inf"), float("nan")),
+    *(None, "x", "\0", b"\0", b"x" * 300, (), [], [None], {}, object(), int, uring.AUTO),
+    *(uring.Fixed(2**31 - 1), memoryview(bytes(8)), memoryview(bytearray(8))[::2], bytearray()),
+    *map(_File, (-1, 2**31, 2**70, "x", None, _Lie(-1))),
+    *(("127.0.0.1", 2**20), ("::1", 1, 2**40, 0), ("h", 1), [(1, 2)], [(2**40, 1, b"x")]),
+    *([uring.FutexWaiter(bytearray(4), 2**33)], [uring.FutexWaiter(bytearray(3), 2)]),
+    *SQEFlags,
+]
+
+
+@pytest.mark.parametrize("kind", [*WITH_FD, *WITHOUT_FD], ids=named)
+def test_wrong_values_are_refused_and_change_nothing(kind: type[uring.Operation]) -> None:
+    """Each field with each wrong value: taken, or a TypeError or ValueError, and all as before."""
+    plain: Any = WITH_FD[kind](5, SQEFlags(0)) if kind in WITH_FD else WITHOUT_FD[kind](SQEFlags(0))
+    refused = 0
+    for field in attrs.fields(kind):
+        if not field.init:
+            continue
+        with uring.Ring(256) as ring:
+            for value in WRONG_VALUES:
+                before = ring.sq_ready(), ring.in_flight
+                try:
+                    op = attrs.evolve(plain, **{field.name: value})
+                    ring.queue_all([uring.Nop(), op])
+                except (TypeError, ValueError, uring.UnsupportedError):
+                    refused += 1
+                    assert (ring.sq_ready(), ring.in_flight) == before, (field.name, value)
+    assert refused > len(WRONG_VALUES)

@@ -50,7 +50,7 @@ def files(tmp_path: Path) -> list[str]:
 
 def names(batch: StatxMany) -> list[bytes]:
     """The C strings that the SQEs of a batch point to."""
-    pin: Any = batch._pins
+    pin: Any = batch._pins[0]
     base, text = _memory.address_of(pin[0]), _memory.bytes_of(pin[0])
     starts = [sqe.addr - base for sqe in records(_memory.bytes_of(batch._sqes))]
     return [text[start : text.index(b"\0", start)] for start in starts]

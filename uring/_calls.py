@@ -16,12 +16,11 @@ from uring._checks import check_range
 from uring._completion import deadline_ns
 from uring._core import NO_FD, NOT_PLAIN, Core
 from uring._ffi import ffi, lib
-from uring._submission import ring_behind
+from uring._submission import reached_by
 from uring.errors import RingClosedError, UnsupportedError, UringError, register_error
 from uring.flags import MsgRingFlags, Opcode, RegisterOpcode
 from uring.probe import last_register_opcode
 from uring.registry import cancel as _cancel
-from uring.registry._base import descriptor_of
 from uring.sqe import (
     SQE,
     UINT32_MAX,
@@ -173,11 +172,11 @@ class CallSide(Core):
 
         Kernel: 6.13. liburing: io_uring_register_sync_msg(3).
         """
-        check_range("target_user_data", target_user_data, 0, UINT64_MAX)
-        check_range("target_res", target_res, -(2**31), 2**31 - 1)
-        op_flags = MsgRingFlags(0)
+        number = check_range("target_user_data", target_user_data, 0, UINT64_MAX)
+        res = check_range("target_res", target_res, -(2**31), 2**31 - 1)
+        op_flags, passed = MsgRingFlags(0), 0
         if target_flags is not None:
-            check_message_flags(target_flags)
+            passed = check_message_flags(target_flags)
             op_flags = MsgRingFlags.FLAGS_PASS
         self._check_open()
 
@@ -185,28 +184,30 @@ class CallSide(Core):
             message = SQE(
                 Opcode.MSG_RING,
                 fd=fd,
-                off=target_user_data,
-                len=target_res & UINT32_MAX,
+                off=number,
+                len=res & UINT32_MAX,
                 op_flags=op_flags,
-                splice_fd_in=target_flags or 0,
+                splice_fd_in=passed,
             )
             argument, _, _ = _memory.readable(message.encode())
             result = lib.uring_register_blind(RegisterOpcode.REGISTER_SEND_MSG_RING, argument, 1)
             if result < 0:
                 self._raise(RegisterOpcode.REGISTER_SEND_MSG_RING, result)
 
-        target = ring_behind(ring)
-        if not isinstance(target, CallSide):
-            send(check_range("ring", descriptor(ring), 0, 2**31 - 1))
-            return
-        with descriptor_of(target) as fd:
-            target._expect(target_user_data)
+        fd = check_range("ring", descriptor(ring), 0, 2**31 - 1)
+        target, alias = reached_by(fd)
+        try:
+            if target is None or alias is None:
+                send(-1 if alias is None else alias.fd)
+                return
+            target._expect(number)
             try:
-                send(fd)
+                send(alias.fd)
             except UringError:
-                with contextlib.suppress(RingClosedError):
-                    target._unexpect(target_user_data)
+                target._unexpect(number)
                 raise
+        finally:
+            del alias  # or the traceback of an error would keep the descriptor
 
     # ---- how it is done ----
 

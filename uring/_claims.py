@@ -11,7 +11,7 @@ a signal handler, refuses himself; `claims_made` tells who reads and then writes
 alone. No call into C, no ring. The caller holds the ring's lock.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import attrs
@@ -190,7 +190,7 @@ class Claims:
 
     def claim(self, records: Sequence[Record]) -> dict[int, Claim]:
         """
-        What `records` claim of their user_data. Changes nothing.
+        What `records` claim of their user_data. Changes nothing of theirs.
 
         A chain with skipping operations claims the numbers of all its members. An operation that
         makes a descriptor claims the number that it was given for its own kind: if its CQE could be
@@ -335,23 +335,40 @@ class Claims:
         self.claims_made += 1
         self.is_quiet = False
         self.has_high = self.has_high or max(found) >= FIRST_DRAWN
-        self.claims.update(found)
+        before = self.claimed(found)
         try:
+            self.claims.update(found)
             self.check_runs(found)
             self.check_claims(found, pending[1:])  # after the claims: see above
         except BaseException:
-            for number, claim in found.items():  # those in flight, too: nobody had claimed them
-                if isinstance(claim, Expected):
+            for number, claim in found.items():
+                if isinstance(claim, Expected):  # others may have counted up meanwhile
                     self.unexpect(number)
-                elif self.claims.get(number) is claim:
-                    self.claims.pop(number, None)
+            self.withdraw(
+                {n: each for n, each in found.items() if not isinstance(each, Expected)}, before
+            )
             raise
 
-    def withdraw(self, found: dict[int, Claim]) -> None:
-        """Take back claims for what is not queued after all."""
+    def claimed(self, numbers: Iterable[int]) -> dict[int, Claim | None]:
+        """What these numbers belong to now."""
+        return {number: self.claims.get(number) for number in numbers}
+
+    def withdraw(self, found: Mapping[int, Claim], before: dict[int, Claim | None]) -> None:
+        """
+        Take back claims for what is not queued after all, and put back what was there before.
+
+        One that stayed would be taken for that of whoever has the number, whose completion would
+        then end others, or not even itself. Only the claim of a kind of operation may stay while
+        somebody has the number: he may be of that kind.
+        """
         self.index()
-        for number in found:
-            if number not in self.entries and number not in self.shared:
+        for number, claim in found.items():
+            former, is_used = before[number], number in self.entries or number in self.shared
+            if self.claims.get(number) is not claim:  # a signal handler has made another
+                continue
+            if former is not None:
+                self.claims[number] = former
+            elif not (is_used and isinstance(claim, type)):
                 self.claims.pop(number, None)
 
     def _kinds(

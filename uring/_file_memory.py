@@ -42,11 +42,7 @@ def attribute(name: str | bytes) -> "tuple[CData, int]":
     """Pin the name of an extended attribute as a C string: (pin, address)."""
     if not isinstance(name, str | bytes):
         raise TypeError(f"an attribute's name is str or bytes, not {type(name).__name__}")
-    encoded = os.fsencode(name)
-    if b"\0" in encoded:
-        raise ValueError(f"the attribute {name!r} has a null byte in it")
-    pin, address, _ = _memory.readable(encoded + b"\0")
-    return pin, address
+    return _memory.c_string(os.fsencode(name), "attribute", name)
 
 
 class Room:

@@ -9,6 +9,7 @@ _columns.py, operations/_base.py and the two files.py use them as `lend` and `ad
 """
 
 import math
+import operator
 import os
 import struct
 import sys
@@ -48,10 +49,10 @@ def readable(buffer: "Buffer") -> "tuple[CData, int, int]":
         pin = lend(BYTES, buffer)
     except (TypeError, ValueError, BufferError) as error:
         raise _refusal(buffer, writable=False) from error
-    length = len(pin)
+    length, address = len(pin), address_of(pin)
     if length > UINT32_MAX:
         raise _too_long(length)
-    return pin, address_of(pin), length
+    return _steady(pin, buffer, address, length), address, length
 
 
 def writable(buffer: "Buffer") -> "tuple[CData, int, int]":
@@ -60,10 +61,10 @@ def writable(buffer: "Buffer") -> "tuple[CData, int, int]":
         pin = lend(BYTES, buffer, True)  # noqa: FBT003 - a keyword costs 150 ns here
     except (TypeError, ValueError, BufferError) as error:
         raise _refusal(buffer, writable=True) from error
-    length = len(pin)
+    length, address = len(pin), address_of(pin)
     if length > UINT32_MAX:
         raise _too_long(length)
-    return pin, address_of(pin), length
+    return _steady(pin, buffer, address, length), address, length
 
 
 def pinned(buffer: "Buffer", *, write: bool) -> "tuple[CData, int]":
@@ -72,7 +73,9 @@ def pinned(buffer: "Buffer", *, write: bool) -> "tuple[CData, int]":
         pin = lend(BYTES, buffer, write)
     except (TypeError, ValueError, BufferError) as error:
         raise _refusal(buffer, writable=write) from error
-    return pin, len(pin)
+    length = len(pin)
+    steady = _steady(pin, buffer, address_of(pin), length)
+    return steady if len(steady) == length else pin, length
 
 
 def all_pinned(buffers: "Sequence[Buffer]", *, write: bool) -> "list[CData]":
@@ -86,7 +89,27 @@ def all_pinned(buffers: "Sequence[Buffer]", *, write: bool) -> "list[CData]":
 def span(buffer: "Buffer", *, write: bool) -> "tuple[CData, int, int]":
     """Pin memory of any length: (pin, address, length)."""
     pin, length = pinned(buffer, write=write)
-    return pin, address_of(pin), length
+    address = address_of(pin)
+    return _steady(pin, buffer, address, length), address, length
+
+
+def _steady(pin: "CData", buffer: object, address: int, length: int) -> "CData":
+    """
+    A pin of the same memory that does not export a memoryview, but what that is a view of.
+
+    Up to CPython 3.12.6 the collector crashes when it clears a memoryview that is exported
+    (python/cpython#77894), as one is that dies in a cycle with a pin of it. Where pins of a
+    memoryview are made all the same, their holders let go of them before: see Batch and Ring.
+    """
+    if type(buffer) is not memoryview:
+        return pin
+    try:
+        whole = lend(BYTES, buffer.obj)
+    except (TypeError, ValueError, BufferError):
+        return pin
+    start = address_of(whole)
+    is_inside = start <= address and address + length <= start + len(whole)
+    return whole if is_inside else pin
 
 
 def uint64s(numbers: "Buffer") -> "CData":
@@ -216,13 +239,17 @@ def iovecs(buffers: "Iterable[Buffer]", *, write: bool) -> tuple[object, int, in
         isinstance(buffers, str) or not isinstance(buffers, Iterable) or is_buffer(buffers)
     ):
         raise TypeError(f"buffers must be a sequence of buffers, not one {type(buffers).__name__}")
-    parts = all_pinned(tuple(buffers), write=write)
+    buffers = tuple(buffers)
+    parts = all_pinned(buffers, write=write)
     if len(parts) > IOV_MAX:
         raise ValueError(f"one operation takes at most {IOV_MAX} buffers, not {len(parts)}")
     for part in parts:
         if len(part) > UINT32_MAX:
             raise _too_long(len(part))
     array = b"".join([_iovec(address_of(part), len(part)) for part in parts])
+    if memoryview in map(type, buffers):
+        whole = zip(parts, buffers, strict=True)
+        parts = [_steady(part, buffer, address_of(part), len(part)) for part, buffer in whole]
     pin = lend(BYTES, array)
     return (pin, parts), address_of(pin), len(parts)
 
@@ -230,9 +257,15 @@ def iovecs(buffers: "Iterable[Buffer]", *, write: bool) -> tuple[object, int, in
 def path(name: PathLike) -> "tuple[CData, int]":
     """Pin a path as a C string: (pin, address)."""
     encoded = name.encode(*_PATH_CODEC) if type(name) is str else os.fsencode(name)
-    if b"\0" in encoded:
-        raise ValueError(f"the path {name!r} has a null byte in it")
-    pin = lend(BYTES, encoded + b"\0")
+    return c_string(encoded, "path", name)
+
+
+def c_string(encoded: bytes, what: str, name: object) -> "tuple[CData, int]":
+    """Pin bytes with a null byte behind them, and none in them: (pin, address)."""
+    string = b"".join((encoded, b"\0"))  # what a subclass of bytes says of itself is not asked for
+    if string.find(b"\0") + 1 != len(string):
+        raise ValueError(f"the {what} {name!r} has a null byte in it")
+    pin = lend(BYTES, string)
     return pin, address_of(pin)
 
 
@@ -271,6 +304,7 @@ def nanoseconds(seconds: float) -> int:
     """Seconds as whole nanoseconds, rounded up, so that nothing ends before its time."""
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise TypeError(f"a time in seconds must be an int or a float, not {seconds!r}")
+    seconds = operator.index(seconds) if isinstance(seconds, int) else float(seconds)
     if not 0 <= seconds < 2**33:  # also refuses NaN; 2**33 s are 272 years and fit 64 bits
         raise ValueError(f"a time in seconds must be in 0..2**33, not {seconds!r}")
     whole = int(seconds)

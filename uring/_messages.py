@@ -6,6 +6,7 @@ array of buffers. Control data is a row of struct cmsghdr, each with the bytes t
 """
 
 import array
+import operator
 import socket
 import struct
 from collections.abc import Iterable
@@ -264,6 +265,7 @@ def checked_flags(msg_flags: int) -> int:
     """Refuse the flag that makes the kernel write its structures for 32-bit processes."""
     if not isinstance(msg_flags, int):
         raise TypeError(f"msg_flags must be an integer, not {msg_flags!r}")
-    if msg_flags & _MSG_CMSG_COMPAT:
+    exact = operator.index(msg_flags)
+    if exact & _MSG_CMSG_COMPAT:
         raise ValueError("msg_flags must not have MSG_CMSG_COMPAT (0x80000000)")
-    return msg_flags
+    return exact

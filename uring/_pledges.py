@@ -6,9 +6,16 @@ update of a poll gives an operation in flight another number. Such a promise is 
 operation is queued, and taken back when it comes to nothing: when the operation was never handed
 over, or has failed. An operation that was handed over and says nothing (it skips its completion, or
 shares its number) may have succeeded: its promise stands.
+
+A message goes to a file, by the number that the operation has from when it is queued to when the
+kernel looks. Meanwhile the number may be closed and be another ring's; so the operation gets a
+number of its own, an `Alias`. A ring keeps its own as long as it is open.
 """
 
+import os
 from typing import Final, Protocol
+
+from uring.completions import close_all
 
 UNKNOWN_RING: Final = (
     "this ring was not made by this process, so nobody can tell which numbers are in flight there;"
@@ -25,6 +32,24 @@ class Promised(Protocol):
     def _unrename(self, numbers: tuple[int, int]) -> None: ...
 
 
+class Alias:
+    """A descriptor of an open file that stays its own as long as this is referenced."""
+
+    __slots__ = ("_fds",)
+
+    def __init__(self, fd: int) -> None:
+        self._fds: list[int | None] = [None]
+        self._fds.extend(map(os.dup, (fd,)))  # in one call, or a signal could lose it
+
+    @property
+    def fd(self) -> int:
+        """Its number."""
+        return self._fds[-1] or 0
+
+    def __del__(self) -> None:
+        close_all(getattr(self, "_fds", [None]))  # it may have been cut off before it had any
+
+
 class Pledge:
     """One promise. Dropped before its operation was handed over, it is taken back."""
 
@@ -36,7 +61,7 @@ class Pledge:
         """Whether the kernel may have its operation: being dropped then says nothing."""
 
     def settle(self, res: int) -> None:
-        """Note the result of the operation; again is as good as once."""
+        """Note the result of the operation; again is as good as once. May be called with a lock."""
         if self._is_settled:
             return
         self._is_settled = True
@@ -54,10 +79,11 @@ class Pledge:
 class MessagePledge(Pledge):
     """A completion that will come on another ring."""
 
-    __slots__ = ("_number", "_ring")
+    __slots__ = ("_alias", "_number", "_ring")
 
-    def __init__(self, ring: Promised, number: int) -> None:
+    def __init__(self, ring: Promised, number: int, alias: Alias) -> None:
         ring._expect(number)
+        self._alias = alias
         self._ring = ring
         self._number = number
         super().__init__()

@@ -73,7 +73,7 @@ class Run:
         """The first of its numbers; also what the ring knows it by."""
         self.is_orphan = False
         self.sqes, self.subjects, self.own_pins = batch._for_run()
-        self.pins = batch._pins
+        self.pins = batch._pins[0]
         self.cqe_size = cqe_size
         self.cqes = ffi.new("char[]", batch._count * cqe_size)
         self.landed = memoryview(ffi.buffer(self.cqes))
@@ -230,7 +230,7 @@ class RunSide(SubmissionSide, CompletionSide):
             run = Run(batch, size)
         if run.cqe_size != size:  # left by another shape of ring
             run = Run(batch, size)
-        run.batch, run.pins = batch, batch._pins
+        run.batch, run.pins = batch, batch._pins[0]
         run.first = first = self._next_number  # no call between this and the store: as _draw()
         self._next_number = first + batch._count
         try:

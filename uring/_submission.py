@@ -15,6 +15,7 @@ item against 10) and dearer to fill, which evens out, and a tuple has an identit
 import errno
 import struct
 import sys
+import traceback
 from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,21 +27,21 @@ from uring._claims import FIRST_DRAWN, Record, Subject, is_linked, skips
 from uring._core import Core
 from uring._ffi import ffi, lib
 from uring._inflight import Recent
-from uring._pledges import UNKNOWN_RING, MessagePledge, Pledge, Promised, RenamePledge
+from uring._pledges import UNKNOWN_RING, Alias, MessagePledge, Pledge, Promised, RenamePledge
 from uring._setup import RingParams
 from uring.completions import Answer
 from uring.errors import SubmissionQueueFull, UnsupportedError
-from uring.flags import Opcode, SetupFlags, SQEFlags
+from uring.flags import Opcode, SetupFlags
 from uring.probe import known_opcodes
 from uring.registry.buffer_rings import check_group
-from uring.sqe import SQE_SIZE, UINT32_MAX, UINT64_MAX, HasFileno, Queueable, descriptor
+from uring.sqe import NO_FLAGS, SQE_SIZE, UINT32_MAX, UINT64_MAX, Queueable
+from uring.sqe import encoded as encode
 
 if TYPE_CHECKING:
     from uring._uring import CData
 
 _ANOTHER_WAS_FASTER: Final = -errno.ESTALE
 _NO_ROOM: Final = -errno.ENOSPC
-_SKIP: Final = int(SQEFlags.CQE_SKIP_SUCCESS)
 
 
 def _high(chosen: int | None) -> list[int]:
@@ -50,31 +51,42 @@ def _high(chosen: int | None) -> list[int]:
 
 def needs_claims(op: Queueable, record: Record) -> bool:
     """Whether numbers must be claimed for it: it skips its CQE, or makes descriptors."""
-    if record[1][1] & _SKIP:
+    if skips(record):
         return True
     return record[0] < FIRST_DRAWN and (op._makes_descriptor or op._is_sole)
 
 
-def ring_behind(file: int | HasFileno) -> Promised | None:
+def reached_by(fd: int) -> tuple[Promised | None, Alias | None]:
     """
-    The ring of this process that a message is for; None when it is no ring at all.
+    What a message to this descriptor is for: a ring of this process, or None when it is no ring.
+
+    The second is by what the message is to go there; None when the descriptor is not open.
 
     Raises:
-        ValueError: it is a ring of somebody else.
+        ValueError: it is a ring of somebody else, or nobody can tell.
+        OSError: EMFILE, there is no room for one more descriptor.
     """
-    if isinstance(file, Core):
-        return file
-    fd = descriptor(file)
     for ring in _teardown.open_rings():
         if isinstance(ring, Core) and ring._fd == fd:
-            return ring
+            alias = ring._held.alias
+            if alias is None:
+                alias = Alias(fd)
+            if ring._fd == fd and ring._refusal is None:  # so it was the ring's until now
+                ring._held.alias = alias
+                return ring, alias
     try:
-        is_ring = str(Path(f"/proc/self/fd/{fd}").readlink()) == "anon_inode:[io_uring]"
-    except OSError:  # not open; the kernel will say so
-        return None
+        alias = Alias(fd)
+    except OSError as error:
+        if error.errno != errno.EBADF:
+            raise
+        return None, None
+    try:
+        is_ring = str(Path(f"/proc/self/fd/{alias.fd}").readlink()) == "anon_inode:[io_uring]"
+    except OSError:  # it is open; so there is no /proc that would tell
+        is_ring = True
     if is_ring:
         raise ValueError(UNKNOWN_RING)
-    return None
+    return None, alias
 
 
 class SubmissionSide(Core):
@@ -95,7 +107,7 @@ class SubmissionSide(Core):
             published = (counters.sq_tail - counters.sq_head) & UINT32_MAX
             return int(published) + len(self._pending) - 1
 
-    def queue(self, op: Queueable, *, user_data: int | None = None) -> int:
+    def queue(self, op: Queueable, *, user_data: int | None = None) -> int:  # noqa: PLR0912 - the shortest way
         """
         Queue an operation; do not submit it.
 
@@ -126,8 +138,12 @@ class SubmissionSide(Core):
             prepared = op._prepared
         except AttributeError:
             return self._queue(op, user_data)
-        if prepared is None and not op._flags:
-            prepared = op._encode()
+        if prepared is None and op._flags is NO_FLAGS:  # else _record() looks at them
+            try:  # as encoded()
+                prepared = op._encode()
+            except BaseException as error:
+                traceback.clear_frames(error.__traceback__)
+                raise
             if prepared[1] is None:
                 op._remember(prepared)
         if prepared and type(user_data) is int and not user_data >> 63:
@@ -224,7 +240,7 @@ class SubmissionSide(Core):
     def _record(self, op: Queueable, user_data: int | None) -> Record:
         try:
             prepared = op._prepared
-            encoded, pins = prepared or op._encode()
+            encoded, pins = prepared or encode(op)
         except (AttributeError, TypeError):
             self._check_operation(op)
             raise
@@ -265,15 +281,19 @@ class SubmissionSide(Core):
                 pins
             )
             return record
-        pledge: Pledge | None = None
-        message, renaming = op._message(), op._renaming()
-        if message is not None:
-            target = ring_behind(message[0])
-            if target is not None:
-                pledge = MessagePledge(target, message[1])
-        elif renaming is not None:
-            pledge = RenamePledge(self, renaming)
-        if pledge is None:
+        # From the record: an object may tell another number the next time that it is asked.
+        fd, off, addr = struct.unpack_from("=iQQ", encoded, 4)
+        pledge: Pledge
+        if op._message() is not None:
+            target, alias = reached_by(fd)
+            fd = -1 if alias is None else alias.fd
+            encoded = encoded[:4] + fd.to_bytes(4, sys.byteorder, signed=True) + encoded[8:]
+            if target is None or alias is None:
+                return number, encoded, record[2], (pins, alias)
+            pledge = MessagePledge(target, off, alias)
+        elif op._renaming() is not None:
+            pledge = RenamePledge(self, (addr, off))
+        else:
             return record
         self._is_plain = False
         self._in_flight.has_pledges = True
@@ -321,18 +341,19 @@ class SubmissionSide(Core):
                 continue
             in_flight.claims_made = mine = before + 1
             in_flight.is_quiet = in_flight.is_quiet and not found
+            former = in_flight.claimed(found)
             try:
                 in_flight.claims.update(found)
                 pending = self._records()
                 self._check_link(pending, records)
                 in_flight.check_claims(found, pending)
             except BaseException:
-                in_flight.withdraw(found)
+                in_flight.withdraw(found, former)
                 raise
             if in_flight.claims_made == mine:  # no call between this line and the next
                 self._pending.extend(records)
                 return
-            in_flight.withdraw(found)
+            in_flight.withdraw(found, former)
 
     @staticmethod
     def _check_link(pending: Sequence[Record], records: Sequence[Record]) -> None:

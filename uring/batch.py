@@ -22,6 +22,7 @@ from uring.sqe import (
     Fixed,
     HasFileno,
     Queueable,
+    encoded,
     is_multishot,
 )
 
@@ -35,6 +36,18 @@ Subjects = Sequence[Queueable | Answer]
 _LINKED: Final = int(SQEFlags.IO_LINK | SQEFlags.IO_HARDLINK)
 _SKIP: Final = int(SQEFlags.CQE_SKIP_SUCCESS)
 _FIXED_FILE: Final = int(SQEFlags.FIXED_FILE)
+
+
+class _Pins(list[Any]):
+    """
+    One item: the pins of a batch. Dropped before the collector clears what they are of.
+
+    See _memory._steady. No Python runs for that, so that no Ctrl-C is lost in it. A run holds the
+    item, not this: its memory stays until the ring lets go of it.
+    """
+
+    __slots__ = ()
+    __del__ = list.clear
 
 
 class Batch:
@@ -83,7 +96,7 @@ class Batch:
     _ops: Sequence[Queueable]
     _count: int
     _sqes: "CData"
-    _pins: object
+    _pins: _Pins
     _fresh: Sequence[int]
     """The operations whose memory the kernel writes for their result: each run has its own."""
     _first_pins: list[list[object]]
@@ -102,28 +115,28 @@ class Batch:
                 " use [operation]"
             )
         ops = tuple(operations)
-        encoded, pins, fresh, first_pins = [], [], [], []
+        records, pins, fresh, first_pins = [], [], [], []
         for index, op in enumerate(ops):
             record, pin = _encode(index, op)
-            encoded.append(record)
+            records.append(record)
             pins.append(pin)
             if pin is not None and op._keeps_memory:
                 fresh.append(index)
                 first_pins.append(pin)
-        if encoded and encoded[-1][1] & _LINKED:  # else to whatever is submitted behind it
-            last = encoded[-1]
-            encoded[-1] = bytes([last[0], last[1] & ~_LINKED]) + last[2:]
+        if records and records[-1][1] & _LINKED:  # else to whatever is submitted behind it
+            last = records[-1]
+            records[-1] = bytes([last[0], last[1] & ~_LINKED]) + last[2:]
         self._fresh = fresh
-        self._first_pins = [first_pins]
+        self._first_pins = _Pins([first_pins])
         self._chosen = _chosen(ops)
-        self._longest_chain = _longest_chain(encoded)
-        sqes, _ = _memory.pinned(b"".join(encoded), write=False)
+        self._longest_chain = _longest_chain(records)
+        sqes, _ = _memory.pinned(b"".join(records), write=False)
         self._hold(ops, sqes, pins)
 
     def _hold(self, ops: Sequence[Queueable], sqes: "CData", pins: object) -> None:
         self._ops = ops
         self._count = len(ops)
-        self._pins = pins
+        self._pins = _Pins([pins])
         self._runs = []
         self._sqes = sqes
 
@@ -148,16 +161,16 @@ class Batch:
 
     def _encode_again(self) -> "tuple[CData, list[object]]":
         """The SQEs, and pins, of another run."""
-        encoded = bytearray(_memory.bytes_of(self._sqes))
-        pins = []
+        sqes = bytearray(_memory.bytes_of(self._sqes))
+        pins: list[object] = []
         for index in self._fresh:
-            record, pin = self._ops[index]._encode()
+            record, pin = encoded(self._ops[index])
             start = index * SQE_SIZE
-            flags = encoded[start + 1]
-            encoded[start : start + SQE_SIZE] = record
-            encoded[start + 1] = flags  # without the link that was taken away
+            flags = sqes[start + 1]
+            sqes[start : start + SQE_SIZE] = record
+            sqes[start + 1] = flags  # without the link that was taken away
             pins.append(pin)
-        return _memory.pinned(encoded, write=False)[0], pins
+        return _memory.pinned(sqes, write=False)[0], pins
 
     def __len__(self) -> int:
         return self._count
@@ -187,7 +200,7 @@ Sequence.register(Batch)  # a subclass of it would make run()'s isinstance(x, Ba
 def _encode(index: int, op: Queueable) -> tuple[bytes, object]:
     if not isinstance(op, Queueable):
         raise TypeError(f"operation {index} of the batch is not an operation: {op!r}")
-    record, pin = op._prepared or op._encode()
+    record, pin = op._prepared or encoded(op)
     if is_multishot(record) or op._is_multishot:
         raise ValueError(
             f"operation {index}, {op!r}, is multishot: it has many results, and a run gives one"

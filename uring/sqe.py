@@ -9,6 +9,7 @@ descriptor is expected; `file_field` turns whatever names a file into what the r
 import operator
 import struct
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import (
@@ -91,7 +92,7 @@ class Fixed:
     def _check(self, _attribute: object, value: object) -> None:
         if not isinstance(value, int) or isinstance(value, bool):
             raise TypeError(f"Fixed() takes an integer index, not {value!r}")
-        if not 0 <= value < 2**31:
+        if not 0 <= operator.index(value) < 2**31:
             raise ValueError(f"Fixed() takes an index from 0 to 2**31 - 1, not {value}")
 
 
@@ -125,7 +126,7 @@ def file_index(slot: Slot | None) -> int:
         return FILE_INDEX_ALLOC
     if not isinstance(slot, Fixed):
         raise TypeError(f"a slot is Fixed(index) or AUTO, not {slot!r}")
-    return slot.index + 1
+    return operator.index(slot.index) + 1
 
 
 def check_message_flags(target_flags: int) -> int:
@@ -134,10 +135,10 @@ def check_message_flags(target_flags: int) -> int:
 
     SKIP and F_32 say how long a CQE is; with them the target would misread all that follow.
     """
-    check_range("target_flags", target_flags, 0, UINT32_MAX)
-    if target_flags & (CQEFlags.SKIP | CQEFlags.F_32):
+    exact = check_range("target_flags", target_flags, 0, UINT32_MAX)
+    if exact & (CQEFlags.SKIP | CQEFlags.F_32):
         raise ValueError("target_flags must not have SKIP or F_32: the kernel alone sets them")
-    return target_flags
+    return exact
 
 
 class HasBgid(Protocol):
@@ -227,6 +228,20 @@ def is_multishot(record: bytes) -> bool:
 
 Filename = str | bytes | tuple[str | bytes, str | bytes] | None
 """What an error names: a path, two of them, or none."""
+
+
+def encoded(op: "Queueable") -> tuple[bytes, object]:
+    """
+    What `_encode` gives.
+
+    When it fails, no frame of the traceback goes on holding a pin that it made before: the
+    collector could crash on it, see _memory._steady.
+    """
+    try:
+        return op._encode()
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)
+        raise
 
 
 class Queueable:
@@ -323,7 +338,7 @@ class Queueable:
         Of a record of 128 bytes, the fields of its first 64. Addresses in it are those of memory
         that may be gone by the time this returns: queue the operation itself, not this.
         """
-        return SQE.decode(self._encode()[0][:SQE_SIZE], user_data)
+        return SQE.decode(encoded(self)[0][:SQE_SIZE], user_data)
 
     def linked(self) -> Self:
         """Return a copy with IOSQE_IO_LINK: the next one starts when this one has succeeded."""

@@ -7,6 +7,7 @@ completion means. Everything else is here, once.
 """
 
 import errno
+import operator
 import struct
 import sys
 from collections.abc import Iterable
@@ -74,9 +75,10 @@ def position(offset: Any) -> int:
     """``sqe->off`` for a file offset: -1 is the file's own position."""
     if not isinstance(offset, int):
         raise TypeError(f"offset must be an integer, not {offset!r}")
-    if offset < -1:
+    exact: int = operator.index(offset)
+    if exact < -1:
         raise ValueError(f"offset must be 0 or more, or -1 for the file's position; not {offset}")
-    return UINT64_MAX if offset == -1 else offset
+    return UINT64_MAX if exact == -1 else exact
 
 
 def stream_field(write_stream: object) -> int:
@@ -190,11 +192,11 @@ class Operation(Queueable):
     ) -> bytes:
         flags = self._flags
         if sqe_flags:
-            flags = int(flags) | sqe_flags
+            flags = operator.index(flags) | sqe_flags
         if type(fd) is not int:
             fd, fixed = file_field(fd)
             if fixed:
-                flags = int(flags) | fixed
+                flags = operator.index(flags) | fixed
         try:
             record = record_pack(
                 self.opcode,
@@ -313,7 +315,7 @@ def encode_lent(
         if type(fd) is not int:
             fd, fixed = file_field(fd)
             if fixed:
-                flags = int(flags) | fixed
+                flags = operator.index(flags) | fixed
         pin = lend(BYTES, buffer, writable)
         record = pack_lent(
             opcode,

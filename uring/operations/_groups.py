@@ -1,6 +1,7 @@
 """Operations on a buffer that the kernel takes from a group of provided buffers."""
 
 import errno
+import operator
 import socket
 from typing import Any, ClassVar
 
@@ -84,6 +85,7 @@ def received_flags(msg_flags: int, group: Group) -> int:
     """Refuse the flag that makes ``cqe->res`` more than the kernel has put into the buffer."""
     if not isinstance(msg_flags, int):
         raise TypeError(f"msg_flags must be an integer, not {msg_flags!r}")
+    msg_flags = operator.index(msg_flags)
     if msg_flags & socket.MSG_TRUNC and not isinstance(group, int):
         raise ValueError(
             "with MSG_TRUNC the result may be more than the buffer has, so nobody could tell which"

@@ -285,7 +285,9 @@ class MsgRing(Operation):
     Post a completion in another ring, or in this one: to wake who waits there, and say why.
 
     The other ring may be any thread's. Nothing is in flight there: its reader gets a `CQE` whose
-    `op` is None.
+    `op` is None. From when it is queued to its completion the message has a descriptor of its own
+    for the ring, so that closing that does not send it to the next ring of the same number; all
+    messages to one ring share it.
 
     Args:
         ring: the other `Ring`, one of this process, or its descriptor; a ring cannot be a

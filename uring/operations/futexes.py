@@ -42,9 +42,10 @@ MATCH_ANY: Final = 0xFFFFFFFF  # FUTEX_BITSET_MATCH_ANY
 _U32: Final = FutexFlags.SIZE_U32
 
 
-def _value_max(futex_flags: int) -> int:
+def _kind(futex_flags: int) -> tuple[int, int]:
+    """The flags as an int that is no more than that, and the highest value of such a word."""
     flags = check_range("futex_flags", futex_flags, 0, 2**31 - 1)
-    return (1 << 8 * _structures.futex_size(flags)) - 1
+    return flags, (1 << 8 * _structures.futex_size(flags)) - 1
 
 
 @operation
@@ -77,11 +78,11 @@ class FutexWait(Operation):
     futex_flags: FutexFlags = attrs.field(default=_U32, kw_only=True)
 
     def _encode(self) -> tuple[bytes, object]:
-        highest = _value_max(self.futex_flags)
+        flags, highest = _kind(self.futex_flags)
         value = check_range("value", self.value, 0, highest)
         mask = check_range("mask", self.mask, 0, highest)
-        pin, address = _structures.futex_word(self.word, self.futex_flags)
-        return self._pack(int(self.futex_flags), off=value, addr=address, addr3=mask), pin
+        pin, address = _structures.futex_word(self.word, flags)
+        return self._pack(flags, off=value, addr=address, addr3=mask), pin
 
 
 @operation
@@ -109,10 +110,11 @@ class FutexWake(Operation):
     futex_flags: FutexFlags = attrs.field(default=_U32, kw_only=True)
 
     def _encode(self) -> tuple[bytes, object]:
-        mask = check_range("mask", self.mask, 0, _value_max(self.futex_flags))
+        flags, highest = _kind(self.futex_flags)
+        mask = check_range("mask", self.mask, 0, highest)
         count = check_range("count", self.count, 0, 2**31 - 1)
-        pin, address = _structures.futex_word(self.word, self.futex_flags)
-        return self._pack(int(self.futex_flags), off=count, addr=address, addr3=mask), pin
+        pin, address = _structures.futex_word(self.word, flags)
+        return self._pack(flags, off=count, addr=address, addr3=mask), pin
 
 
 @attrs.frozen
@@ -162,13 +164,9 @@ class FutexWaitv(Operation):
             raise ValueError(
                 f"one wait takes 1 to {_structures.FUTEX_WAITV_MAX} futexes, not {len(waiters)}"
             )
-        words = [
-            (
-                waiter.word,
-                check_range("value", waiter.value, 0, _value_max(waiter.futex_flags)),
-                int(waiter.futex_flags),
-            )
-            for waiter in waiters
-        ]
+        words = []
+        for waiter in waiters:
+            flags, highest = _kind(waiter.futex_flags)
+            words.append((waiter.word, check_range("value", waiter.value, 0, highest), flags))
         pins, address = _structures.futex_waiters(words)
         return self._pack(addr=address, len=len(waiters)), pins

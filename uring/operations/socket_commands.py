@@ -4,6 +4,7 @@ import socket
 import struct
 import sys
 from collections.abc import Iterable
+from operator import index
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -34,12 +35,21 @@ def _halves(first: int, second: int = 0) -> int:
     )
 
 
+def _exact(number: Any) -> Any:
+    """
+    An int that is no more than that: it is compared, and a subclass may lie.
+
+    What is none is taken as it is, and refused when it is encoded.
+    """
+    return number if isinstance(number, bool) or not isinstance(number, int) else index(number)
+
+
 def _own_value(value: Any) -> Any:
     """Copy a buffer; what is none is taken as it is, and refused when it is encoded."""
     try:
         return bytes(memoryview(value))
     except (TypeError, ValueError, BufferError):
-        return value
+        return _exact(value)
 
 
 def _option(level: object, optname: object) -> int:
@@ -86,8 +96,8 @@ class Getsockopt(Operation):
     opcode = Opcode.URING_CMD
 
     fd: FileLike
-    level: int = attrs.field(kw_only=True)
-    optname: int = attrs.field(kw_only=True)
+    level: int = attrs.field(kw_only=True, converter=_exact)
+    optname: int = attrs.field(kw_only=True, converter=_exact)
     optlen: int = attrs.field(default=4, kw_only=True)
 
     _keeps_memory = True
@@ -105,6 +115,8 @@ class Getsockopt(Operation):
     def _encode(self) -> tuple[bytes, object]:
         option = _option(self.level, self.optname)
         optlen = check_range("optlen", self.optlen, 0, _INT_MAX)
+        if self._is_sole and optlen < _INT.size:  # the kernel makes it, and tells a part of it
+            raise ValueError(f"SO_PEERPIDFD needs optlen {_INT.size}, or nobody could close it")
         if self._is_sole and self.flags & SQEFlags.CQE_SKIP_SUCCESS:
             raise ValueError(
                 "with CQE_SKIP_SUCCESS nobody would learn of the new descriptor, so nobody could"
@@ -145,8 +157,8 @@ class Setsockopt(Operation):
     opcode = Opcode.URING_CMD
 
     fd: FileLike
-    level: int = attrs.field(kw_only=True)
-    optname: int = attrs.field(kw_only=True)
+    level: int = attrs.field(kw_only=True, converter=_exact)
+    optname: int = attrs.field(kw_only=True, converter=_exact)
     value: "int | Buffer" = attrs.field(kw_only=True, converter=_own_value)
 
     def _encode(self) -> tuple[bytes, object]:

@@ -1,6 +1,7 @@
 """Time: waiting for it, limiting others by it."""
 
 import errno
+import operator
 from typing import Any, Final
 
 import attrs
@@ -34,6 +35,7 @@ def _checked(flags: int, allowed: int) -> int:
     """Refuse flags that make another operation of this one, and would misread its fields."""
     if not isinstance(flags, int):
         raise TypeError(f"timeout_flags must be TimeoutFlags, not {flags!r}")
+    flags = operator.index(flags)
     if flags & ~allowed:
         raise ValueError(
             f"timeout_flags may be a combination of {TimeoutFlags(allowed)!r},"
@@ -50,7 +52,7 @@ def _lent_time(self: Any) -> tuple[object, int]:
         time_ns = _memory.nanoseconds(self.seconds)
     else:
         time_ns = check_range("time_ns", self.time_ns, 0, _TIME_NS_MAX)
-    if self.timeout_flags & _F.IMMEDIATE_ARG:
+    if operator.index(self.timeout_flags) & _F.IMMEDIATE_ARG:
         return None, time_ns
     return _memory.timespec(time_ns)
 

@@ -13,6 +13,7 @@ holding it.
 
 import contextlib
 import errno
+import operator
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +28,7 @@ from uring.sqe import UINT64_MAX
 
 if TYPE_CHECKING:
     from uring._leases import Block
+    from uring._pledges import Alias
     from uring._uring import CData
 
 
@@ -66,6 +68,8 @@ class Held:
     """Pins of a registration whose outcome is not known, or never will be: it was cut off."""
     lingering: tuple[object, ...] = ()
     """Pins of what is unregistered, and may be in use by what was in flight at that moment."""
+    alias: "Alias | None" = None
+    """The descriptor by which messages reach the ring, once there was one: see _pledges."""
     for_life: list[object] = attrs.field(factory=list)
     """What stays registered until the ring is closed."""
 
@@ -177,7 +181,7 @@ def checked_tags(tags: Iterable[int] | None, is_empty: list[bool]) -> list[int] 
     """Check tags against the slots that they are for, of which some stay empty; None for none."""
     if tags is None:
         return None
-    numbers = [*tags]
+    numbers = [operator.index(t) if type(t) is not bool and isinstance(t, int) else t for t in tags]
     if len(numbers) != len(is_empty):
         raise ValueError(f"{len(is_empty)} slots need as many tags, not {len(numbers)}")
     for number, empty in zip(numbers, is_empty, strict=True):
