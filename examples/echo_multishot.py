@@ -39,7 +39,7 @@ class EchoServer:
 
     def __init__(self, ring: uring.Ring, listener: socket.socket, count: int) -> None:
         self.ring, self.listener = ring, listener
-        self.buffers = ring.register_buffer_ring(count, 16 * 1024)
+        self.buffers = ring.register_buffer_ring(count, size=16 * 1024)
         self.connections: dict[int, Connection] = {}
         self.accepted = self.echoed = self.ran_out = 0
 

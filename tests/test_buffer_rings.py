@@ -101,7 +101,7 @@ def refusals(ring: uring.Ring, op: Any) -> list[tuple[type[Exception], str]]:
 
 def test_lease_has_what_was_received(ring: uring.Ring, pair: Sockets) -> None:
     """A lease is the bytes of one completion, by length, view, views, bytes and truth."""
-    with ring.register_buffer_ring(2, 16) as group:
+    with ring.register_buffer_ring(2, size=16) as group:
         pair[1].send(b"hello")
         lease = receive(ring, pair[0], group)
         assert (len(lease), bytes(lease), bool(lease)) == (5, b"hello", True)
@@ -114,7 +114,7 @@ def test_lease_has_what_was_received(ring: uring.Ring, pair: Sockets) -> None:
 
 def test_lease_is_empty_and_false_at_the_end(ring: uring.Ring, pair: Sockets) -> None:
     """At the end of a stream the result is a lease without buffers, and none was taken."""
-    with ring.register_buffer_ring(2, 16) as group:
+    with ring.register_buffer_ring(2, size=16) as group:
         pair[1].close()
         lease = receive(ring, pair[0], group)
         assert isinstance(lease, Lease)
@@ -127,7 +127,7 @@ def test_lease_is_empty_and_false_at_the_end(ring: uring.Ring, pair: Sockets) ->
 @pytest.mark.parametrize("way", ["release", "with", "drop"])
 def test_buffer_goes_back(ring: uring.Ring, pair: Sockets, way: str) -> None:
     """Released, left as a context manager or dropped, a lease gives its buffer back, once."""
-    with ring.register_buffer_ring(2, 16) as group:
+    with ring.register_buffer_ring(2, size=16) as group:
         pair[1].send(b"hello")
         lease = receive(ring, pair[0], group)
         assert group.inside == 1
@@ -145,7 +145,7 @@ def test_buffer_goes_back(ring: uring.Ring, pair: Sockets, way: str) -> None:
 
 def test_unread_completions_give_their_buffers_back(ring: uring.Ring, pair: Sockets) -> None:
     """Completions that nobody looked at give their buffers back when they are dropped."""
-    with ring.register_buffer_ring(4, 16) as group:
+    with ring.register_buffer_ring(4, size=16) as group:
         for _ in range(3):
             pair[1].send(b"hello")
             ring.queue(RecvSelect(pair[0], group))
@@ -165,7 +165,7 @@ def test_unread_completions_give_their_buffers_back(ring: uring.Ring, pair: Sock
 
 def test_released_view_cannot_be_read(ring: uring.Ring, pair: Sockets) -> None:
     """After release() the view that was taken of a lease raises, and shows no later data."""
-    with ring.register_buffer_ring(1, 16) as group:
+    with ring.register_buffer_ring(1, size=16) as group:
         pair[1].send(b"hello")
         lease = receive(ring, pair[0], group)
         view = lease.view
@@ -179,7 +179,7 @@ def test_buffer_is_ours_as_long_as_something_is_made_of_it(
     ring: uring.Ring, pair: Sockets, kind: str
 ) -> None:
     """Whatever was made of a view keeps the buffer from the kernel, also after release()."""
-    with ring.register_buffer_ring(1, 16) as group:
+    with ring.register_buffer_ring(1, size=16) as group:
         pair[1].send(b"hello")
         lease = receive(ring, pair[0], group)
         kept: Any
@@ -208,7 +208,7 @@ def test_buffer_is_ours_as_long_as_something_is_made_of_it(
 
 def test_slice_alone_is_enough(ring: uring.Ring, pair: Sockets) -> None:
     """A slice outlives lease, completion, group, registration and ring, and keeps its bytes."""
-    group = ring.register_buffer_ring(2, 16)
+    group = ring.register_buffer_ring(2, size=16)
     pair[1].send(b"hello")
     part = receive(ring, pair[0], group).view[1:]
     group.close()
@@ -222,13 +222,13 @@ def test_slice_alone_is_enough(ring: uring.Ring, pair: Sockets) -> None:
 
 def test_lease_outlives_the_group(ring: uring.Ring, pair: Sockets) -> None:
     """Leases stay readable after close(), and giving them back then does nothing."""
-    group = ring.register_buffer_ring(2, 16)
+    group = ring.register_buffer_ring(2, size=16)
     pair[1].send(b"hello")
     lease = receive(ring, pair[0], group)
     group.close()
     assert group.closed
     assert bytes(lease) == b"hello"
-    other = ring.register_buffer_ring(2, 16)
+    other = ring.register_buffer_ring(2, size=16)
     assert other.bgid == group.bgid
     lease.release()
     assert other.inside == 2
@@ -237,7 +237,7 @@ def test_lease_outlives_the_group(ring: uring.Ring, pair: Sockets) -> None:
 
 def test_writes_to_a_lease_reach_nobody_else(ring: uring.Ring, pair: Sockets) -> None:
     """The memory may be written by its holder: the next user of the buffer sees its own data."""
-    with ring.register_buffer_ring(1, 8) as group:
+    with ring.register_buffer_ring(1, size=8) as group:
         pair[1].send(b"hello")
         with receive(ring, pair[0], group) as lease:
             lease.view[:] = b"XXXXX"
@@ -248,7 +248,7 @@ def test_writes_to_a_lease_reach_nobody_else(ring: uring.Ring, pair: Sockets) ->
 
 def test_memory_is_freed_with_the_last_of_it(ring: uring.Ring, pair: Sockets) -> None:
     """Group closed and leases gone, nothing holds the memory any more."""
-    group = ring.register_buffer_ring(2, 16)
+    group = ring.register_buffer_ring(2, size=16)
     block = weakref.ref(group._block.shim)
     pair[1].send(b"hello")
     lease = receive(ring, pair[0], group)
@@ -263,7 +263,7 @@ def test_memory_is_freed_with_the_last_of_it(ring: uring.Ring, pair: Sockets) ->
 
 def test_leases_of_a_cycle_go_back(ring: uring.Ring, pair: Sockets) -> None:
     """A lease in a cycle is given back by the collector."""
-    with ring.register_buffer_ring(2, 16) as group:
+    with ring.register_buffer_ring(2, size=16) as group:
         pair[1].send(b"hello")
         loop: list[Any] = [receive(ring, pair[0], group)]
         loop.append(loop)
@@ -279,7 +279,7 @@ def test_leases_of_a_cycle_go_back(ring: uring.Ring, pair: Sockets) -> None:
 
 def test_no_buffers_is_an_error_until_one_is_back(ring: uring.Ring, pair: Sockets) -> None:
     """Two buffers out, the third receive is ENOBUFS; given back 1, 0 they are taken 1, 0."""
-    with ring.register_buffer_ring(2, 4) as group:
+    with ring.register_buffer_ring(2, size=4) as group:
         pair[1].send(b"aaaabbbbccccdddd")
         leases, bids = [], []
         for _ in range(2):
@@ -308,7 +308,7 @@ def test_no_buffers_is_an_error_until_one_is_back(ring: uring.Ring, pair: Socket
 @pytest.mark.parametrize("incremental", [False, True])
 def test_tail_wraps(ring: uring.Ring, pipe: tuple[int, int], *, incremental: bool) -> None:
     """70,000 stays in a group of four, past the wrap of its 16-bit tail: all data is right."""
-    with ring.register_buffer_ring(4, 4, incremental=incremental) as group:
+    with ring.register_buffer_ring(4, size=4, incremental=incremental) as group:
         held: list[tuple[bytes, Lease]] = []
         ring.queue(ReadMultishot(pipe[0], group))
         ring.submit()
@@ -350,7 +350,7 @@ def test_bundle_goes_by_the_order_of_the_ring(
     ring: uring.Ring, pair: Sockets, *, multishot: bool, kernel_memory: bool
 ) -> None:
     """A bundle from buffers that stand as 2, 0, 3, 1 has its bytes in the order of arrival."""
-    with ring.register_buffer_ring(4, 4, kernel_memory=kernel_memory) as group:
+    with ring.register_buffer_ring(4, size=4, kernel_memory=kernel_memory) as group:
         pair[1].send(b"0123456789abcdef")
         _out_of_order(ring, pair[0], group)
         data = b"ABCDEFGHIJKLM"
@@ -370,7 +370,7 @@ def test_bundle_goes_by_the_order_of_the_ring(
 
 def test_part_of_a_bundle_keeps_one_buffer(ring: uring.Ring, pair: Sockets) -> None:
     """Of a bundle each buffer goes back by itself: a slice of one keeps only that one."""
-    with ring.register_buffer_ring(4, 4) as group:
+    with ring.register_buffer_ring(4, size=4) as group:
         pair[1].send(b"ABCDEFGHIJKLM")
         lease, last = receive_all(ring, RecvBundle(pair[0], group), 13)
         part = lease.views[2][1:]
@@ -387,7 +387,7 @@ def test_part_of_a_bundle_keeps_one_buffer(ring: uring.Ring, pair: Sockets) -> N
 @pytest.mark.parametrize("length", [3, 4, 5, 8, 9])
 def test_bundle_of_a_length(ring: uring.Ring, pair: Sockets, length: int) -> None:
     """Whatever a bundle with a length leaves, what follows lands in other buffers, in order."""
-    with ring.register_buffer_ring(16, 4) as group:
+    with ring.register_buffer_ring(16, size=4) as group:
         pair[1].send(b"ABCDEFGHIJKLM")
         leases = receive_all(ring, RecvBundle(pair[0], group, length=length), 13)
         assert b"".join(map(bytes, leases)) == b"ABCDEFGHIJKLM"
@@ -400,7 +400,7 @@ def test_bundle_of_a_length(ring: uring.Ring, pair: Sockets, length: int) -> Non
 
 def test_incremental_buffer_has_many_completions(ring: uring.Ring, pair: Sockets) -> None:
     """Completions on one buffer, copied out together and looked at backwards, are each right."""
-    with ring.register_buffer_ring(2, 16, incremental=True) as group:
+    with ring.register_buffer_ring(2, size=16, incremental=True) as group:
         assert group.flags == uring.PbufRingFlags.INC
         ring.queue(RecvMultishot(pair[0], group))
         ring.submit()
@@ -426,7 +426,7 @@ def test_incremental_buffer_has_many_completions(ring: uring.Ring, pair: Sockets
 
 def test_incremental_parts_are_apart_in_time(ring: uring.Ring, pair: Sockets) -> None:
     """A part given back before the buffer is used up lets the kernel go on, and not start anew."""
-    with ring.register_buffer_ring(1, 16, incremental=True) as group:
+    with ring.register_buffer_ring(1, size=16, incremental=True) as group:
         seen = []
         for word in (b"AAAAAA", b"BBBBBB", b"CCCC", b"DDDDDD"):
             pair[1].send(word)
@@ -438,7 +438,7 @@ def test_incremental_parts_are_apart_in_time(ring: uring.Ring, pair: Sockets) ->
 
 def test_incremental_held_part_is_not_overwritten(ring: uring.Ring, pair: Sockets) -> None:
     """What is lent of a buffer stays as it is while the kernel fills the rest, and then waits."""
-    with ring.register_buffer_ring(1, 8, incremental=True) as group:
+    with ring.register_buffer_ring(1, size=8, incremental=True) as group:
         pair[1].send(b"AAAA")
         first = receive(ring, pair[0], group)
         pair[1].send(b"BBBB")
@@ -457,7 +457,7 @@ def test_incremental_bundle_spans_buffers(
     ring: uring.Ring, pair: Sockets, *, multishot: bool
 ) -> None:
     """A bundle that begins in the middle of a buffer goes on at the start of the next."""
-    with ring.register_buffer_ring(4, 8, incremental=True) as group:
+    with ring.register_buffer_ring(4, size=8, incremental=True) as group:
         kind = RecvBundleMultishot if multishot else RecvBundle
         sent = [b"abc", b"0123456789", b"x", b"ABCDEFGH", b"klm"]
         held: list[Lease] = []
@@ -489,7 +489,7 @@ def test_end_of_a_stream_uses_up_no_buffer(
     ring: uring.Ring, pair: Sockets, kind: Callable[..., Any]
 ) -> None:
     """After data and the end, a buffer that is partly filled is in the ring once, and goes on."""
-    with ring.register_buffer_ring(2, 64, incremental=True) as group:
+    with ring.register_buffer_ring(2, size=64, incremental=True) as group:
         is_read = kind is ReadMultishot
         inlet, outlet = os.pipe() if is_read else (pair[0].fileno(), pair[1].fileno())
         for count in range(3):
@@ -524,7 +524,7 @@ def test_end_of_a_stream_uses_up_no_buffer(
 
 def test_group_tells_what_it_is(ring: uring.Ring) -> None:
     """Count, size, bgid, flags and repr are what was asked for; closing is idempotent."""
-    group = ring.register_buffer_ring(4, 100, bgid=3)
+    group = ring.register_buffer_ring(4, size=100, bgid=3)
     assert (group.count, group.size, group.bgid, group.flags) == (4, 100, 3, 0)
     assert (group.inside, group.closed) == (4, False)
     assert repr(group) == "<BufferRing bgid=3 of 4 x 100 bytes>"
@@ -549,30 +549,30 @@ def test_group_tells_what_it_is(ring: uring.Ring) -> None:
 def test_wrong_numbers_are_refused(ring: uring.Ring, count: int, size: int, words: str) -> None:
     """Counts and sizes out of range are ValueError, of both kinds of group."""
     with pytest.raises(ValueError, match=words):
-        ring.register_buffer_ring(count, size)
+        ring.register_buffer_ring(count, size=size)
     with pytest.raises(ValueError, match=words):
-        ring.register_send_buffer_ring(count, size)
+        ring.register_send_buffer_ring(count, size=size)
     with pytest.raises(TypeError):
-        ring.register_buffer_ring(4, "8")  # type: ignore[arg-type]  # on purpose
-    assert ring.register_buffer_ring(4, 8).bgid == 0
+        ring.register_buffer_ring(4, size="8")  # type: ignore[arg-type]  # on purpose
+    assert ring.register_buffer_ring(4, size=8).bgid == 0
 
 
 def test_groups_are_numbered(ring: uring.Ring) -> None:
     """A group without a number gets the lowest that is free; one that is in use is refused."""
-    groups = [ring.register_buffer_ring(1, 8) for _ in range(3)]
+    groups = [ring.register_buffer_ring(1, size=8) for _ in range(3)]
     assert [group.bgid for group in groups] == [0, 1, 2]
     with pytest.raises(ValueError, match="buffer group 1 is registered already"):
-        ring.register_send_buffer_ring(1, 8, bgid=1)
+        ring.register_send_buffer_ring(1, size=8, bgid=1)
     groups[1].close()
-    assert ring.register_send_buffer_ring(1, 8).bgid == 1
-    assert ring.register_buffer_ring(1, 8, bgid=65535).bgid == 65535
+    assert ring.register_send_buffer_ring(1, size=8).bgid == 1
+    assert ring.register_buffer_ring(1, size=8, bgid=65535).bgid == 65535
     with pytest.raises(ValueError, match=r"bgid must be in 0\.\.65535"):
-        ring.register_buffer_ring(1, 8, bgid=65536)
+        ring.register_buffer_ring(1, size=8, bgid=65536)
 
 
 def test_many_groups(ring: uring.Ring, packets: Sockets) -> None:
     """Three hundred groups at once: each receive takes from its own."""
-    groups = [ring.register_buffer_ring(1, 8, kernel_memory=i % 2 > 0) for i in range(300)]
+    groups = [ring.register_buffer_ring(1, size=8, kernel_memory=i % 2 > 0) for i in range(300)]
     for group in groups[::-7]:
         packets[1].send(b"%d" % group.bgid)
         lease = receive(ring, packets[0], group)
@@ -587,20 +587,20 @@ def test_many_groups(ring: uring.Ring, packets: Sockets) -> None:
 @pytest.mark.parametrize("incremental", [False, True])
 def test_kernel_memory(ring: uring.Ring, pair: Sockets, *, incremental: bool) -> None:
     """A group whose array the kernel has made works the same, and ends the same."""
-    group = ring.register_buffer_ring(4, 8, kernel_memory=True, incremental=incremental)
+    group = ring.register_buffer_ring(4, size=8, kernel_memory=True, incremental=incremental)
     assert bool(group.flags & uring.PbufRingFlags.MMAP)
     pair[1].send(b"hello")
     lease = receive(ring, pair[0], group)
     group.close()
     assert bytes(lease) == b"hello"
     lease.release()
-    again = ring.register_buffer_ring(4, 8, kernel_memory=True, incremental=incremental)
+    again = ring.register_buffer_ring(4, size=8, kernel_memory=True, incremental=incremental)
     assert again.inside == 4
 
 
 def test_biggest_group(ring: uring.Ring, pair: Sockets) -> None:
     """32768 buffers are one group, whose last one can be filled."""
-    with ring.register_buffer_ring(32768, 4) as group:
+    with ring.register_buffer_ring(32768, size=4) as group:
         assert group.inside == 32768
         pair[1].send(b"abcd" * 32768, socket.MSG_DONTWAIT)
         ring.queue(RecvBundle(pair[0], group))
@@ -614,10 +614,10 @@ def test_too_much_memory_is_a_clear_error(ring: uring.Ring) -> None:
     before = len([*Path("/proc/self/fd").iterdir()])
     for register in (ring.register_buffer_ring, ring.register_send_buffer_ring):
         with pytest.raises(uring.RegisterError, match="32768 buffers of 2147483647") as caught:
-            register(32768, 2**31 - 1)
+            register(32768, size=2**31 - 1)
         assert caught.value.errno == errno.ENOMEM
     assert len([*Path("/proc/self/fd").iterdir()]) == before
-    assert ring.register_buffer_ring(1, 8).bgid == 0
+    assert ring.register_buffer_ring(1, size=8).bgid == 0
 
 
 def test_number_in_use_behind_our_back(ring: uring.Ring, provide: Callable[..., Any]) -> None:
@@ -625,15 +625,18 @@ def test_number_in_use_behind_our_back(ring: uring.Ring, provide: Callable[..., 
     provide(2, 8, bgid=5)
     for _ in range(2):
         with pytest.raises(uring.RegisterError) as caught:
-            ring.register_buffer_ring(2, 8, bgid=5)
+            ring.register_buffer_ring(2, size=8, bgid=5)
         assert caught.value.errno == errno.EEXIST
-    assert ring.register_buffer_ring(2, 8, bgid=6).inside == 2
+    assert ring.register_buffer_ring(2, size=8, bgid=6).inside == 2
 
 
 def test_groups_end_with_their_ring(pair: Sockets) -> None:
     """When its ring is closed a group is closed, and so it is when the ring is gone."""
     with uring.Ring(8) as ring:
-        fills, sends = ring.register_buffer_ring(2, 8), ring.register_send_buffer_ring(2, 8)
+        fills, sends = (
+            ring.register_buffer_ring(2, size=8),
+            ring.register_send_buffer_ring(2, size=8),
+        )
         pair[1].send(b"hello")
         lease = receive(ring, pair[0], fills)
     for _ in range(2):
@@ -653,8 +656,8 @@ def test_groups_end_with_their_ring(pair: Sockets) -> None:
 def test_group_of_another_ring_is_refused(ring: uring.Ring, pair: Sockets) -> None:
     """A group of another ring is ValueError, and nothing is queued."""
     with uring.Ring(8) as other:
-        group = other.register_buffer_ring(2, 8)
-        ring.register_buffer_ring(2, 8)
+        group = other.register_buffer_ring(2, size=8)
+        ring.register_buffer_ring(2, size=8)
         for found in refusals(ring, RecvSelect(pair[0], group)):
             assert found[0] is ValueError
             assert "belongs to another ring" in found[1]
@@ -662,9 +665,9 @@ def test_group_of_another_ring_is_refused(ring: uring.Ring, pair: Sockets) -> No
 
 def test_closed_group_is_refused(ring: uring.Ring, pair: Sockets) -> None:
     """A closed group is ValueError, also when another has its number now."""
-    group = ring.register_buffer_ring(2, 8)
+    group = ring.register_buffer_ring(2, size=8)
     group.close()
-    ring.register_buffer_ring(2, 8, bgid=group.bgid)
+    ring.register_buffer_ring(2, size=8, bgid=group.bgid)
     for found in refusals(ring, RecvMultishot(pair[0], group)):
         assert found[0] is ValueError
         assert "is closed" in found[1]
@@ -672,7 +675,7 @@ def test_closed_group_is_refused(ring: uring.Ring, pair: Sockets) -> None:
 
 def test_wrong_kind_of_group_is_refused(ring: uring.Ring, pair: Sockets) -> None:
     """Receiving into a group to send from is TypeError, and so is the other way round."""
-    fills, sends = ring.register_buffer_ring(2, 8), ring.register_send_buffer_ring(2, 8)
+    fills, sends = ring.register_buffer_ring(2, size=8), ring.register_send_buffer_ring(2, size=8)
     for kind in (RecvSelect, RecvMultishot, RecvBundle, ReadMultishot, RecvmsgSelect):
         for found in refusals(ring, kind(pair[0], sends)):
             assert found == (TypeError, f"{kind.__name__} takes a BufferRing, not {sends!r}")
@@ -685,7 +688,7 @@ def test_incremental_group_is_refused_to_what_takes_more_than_it_uses(
     ring: uring.Ring, pair: Sockets
 ) -> None:
     """Incremental groups go neither with ReadSelect, nor ASYNC, nor MSG_WAITALL."""
-    group = ring.register_buffer_ring(2, 64, incremental=True)
+    group = ring.register_buffer_ring(2, size=64, incremental=True)
     wrong = [
         ReadSelect(pair[0], group),
         RecvSelect(pair[0], group, flags=uring.SQEFlags.ASYNC),
@@ -706,7 +709,7 @@ def test_incremental_group_is_refused_to_what_takes_more_than_it_uses(
 @pytest.mark.parametrize("incremental", [False, True])
 def test_group_in_a_batch_is_refused(ring: uring.Ring, pair: Sockets, *, incremental: bool) -> None:
     """An operation on a group cannot be prepared, for leases are made as completions come."""
-    group = ring.register_buffer_ring(2, 8, incremental=incremental)
+    group = ring.register_buffer_ring(2, size=8, incremental=incremental)
     with pytest.raises(ValueError, match="group"):
         uring.Batch([RecvSelect(pair[0], group)])
     with pytest.raises(ValueError, match="group"):
@@ -716,7 +719,7 @@ def test_group_in_a_batch_is_refused(ring: uring.Ring, pair: Sockets, *, increme
 
 def test_group_operations_share_no_number(ring: uring.Ring, pair: Sockets) -> None:
     """Two operations on a group under one number are refused; alone it is kept."""
-    group = ring.register_buffer_ring(2, 8)
+    group = ring.register_buffer_ring(2, size=8)
     ring.queue(RecvSelect(pair[0], group), user_data=5)
     for op in (RecvSelect(pair[0], group), uring.Nop()):
         with pytest.raises(ValueError, match="user_data 0x5 is in use"):
@@ -732,7 +735,7 @@ def test_group_operations_share_no_number(ring: uring.Ring, pair: Sockets) -> No
 
 def test_peek_lends_nothing(ring: uring.Ring, pair: Sockets) -> None:
     """peek_cqes() makes no lease; copy_cqes() then gives it, and cq_advance() gives it back."""
-    with ring.register_buffer_ring(2, 8) as group:
+    with ring.register_buffer_ring(2, size=8) as group:
         for word in (b"one", b"two"):
             pair[1].send(word)
             ring.queue(RecvSelect(pair[0], group))
@@ -753,14 +756,28 @@ def test_peek_lends_nothing(ring: uring.Ring, pair: Sockets) -> None:
             assert group.inside == 2
 
 
-def test_raw_completions_are_as_ever(ring: uring.Ring, pair: Sockets) -> None:
-    """A group that is named by its number gives numbers, and lends nothing."""
-    with ring.register_buffer_ring(2, 8) as group:
+def test_number_of_a_group_of_the_ring_is_refused(ring: uring.Ring, pair: Sockets) -> None:
+    """By its number nobody would know what was taken from it; a raw record is not looked at."""
+    with ring.register_buffer_ring(2, size=8) as group:
+        with pytest.raises(ValueError, match="give the object"):
+            ring.queue(RecvSelect(pair[0], group.bgid))
+        assert ring.sq_ready() == 0
         pair[1].send(b"one")
-        ring.queue(RecvSelect(pair[0], group.bgid))
+        ring.queue(raw_receive(pair[0], group))
         ring.submit()
         cqe = ring.copy_cqe(timeout=SECONDS)
         assert (cqe.result(), cqe.buffer_id) == (3, 0)
+
+
+def raw_receive(sock: socket.socket, group: BufferRing, ioprio: int = 0) -> uring.SQE:
+    """A receive into a group that the ring knows nothing of."""
+    return uring.SQE(
+        uring.Opcode.RECV,
+        flags=uring.SQEFlags.BUFFER_SELECT,
+        ioprio=ioprio,
+        fd=sock.fileno(),
+        buf_index=group.bgid,
+    )
 
 
 # ---- ends in the middle ----
@@ -771,7 +788,7 @@ def test_unregistered_under_a_multishot(
     ring: uring.Ring, pair: Sockets, *, kernel_memory: bool
 ) -> None:
     """With its group closed a waiting receive ends with ENOBUFS when data comes."""
-    group = ring.register_buffer_ring(2, 8, kernel_memory=kernel_memory)
+    group = ring.register_buffer_ring(2, size=8, kernel_memory=kernel_memory)
     ring.queue(RecvMultishot(pair[0], group))
     ring.submit()
     pair[1].send(b"one")
@@ -787,11 +804,11 @@ def test_unregistered_under_a_multishot(
 
 def test_memory_stays_while_something_may_write(ring: uring.Ring, pair: Sockets) -> None:
     """Registered and dropped with a receive in flight, the memory stays until that has ended."""
-    group: BufferRing | None = ring.register_buffer_ring(2, 64)
+    group: BufferRing | None = ring.register_buffer_ring(2, size=64)
     assert group is not None
     block = weakref.ref(group._block.shim)
     ring.queue(RecvSelect(pair[0], group))
-    ring.queue(RecvMultishot(pair[0], group.bgid))  # this one only knows the number
+    ring.queue(raw_receive(pair[0], group, uring.SendRecvFlags.RECV_MULTISHOT))  # by its number
     ring.submit()
     group.close()
     group = None
@@ -801,7 +818,7 @@ def test_memory_stays_while_something_may_write(ring: uring.Ring, pair: Sockets)
     ended = 0
     while ended < 2:
         ended += not ring.copy_cqe(timeout=SECONDS).more
-    ring.register_buffer_ring(1, 8).close()  # a look at what lingers
+    ring.register_buffer_ring(1, size=8).close()  # a look at what lingers
     gc.collect()
     assert block() is None
 
@@ -809,7 +826,7 @@ def test_memory_stays_while_something_may_write(ring: uring.Ring, pair: Sockets)
 def test_canaries_of_dropped_groups(ring: uring.Ring, pair: Sockets) -> None:
     """Memory that is allocated after a group was closed is never written by the kernel."""
     for _ in range(20):
-        group = ring.register_buffer_ring(2, mmap.PAGESIZE)
+        group = ring.register_buffer_ring(2, size=mmap.PAGESIZE)
         ring.queue(RecvMultishot(pair[0], group))
         ring.submit()
         group.close()
@@ -825,7 +842,7 @@ def test_canaries_of_dropped_groups(ring: uring.Ring, pair: Sockets) -> None:
 def test_ring_closed_with_leases_and_multishots(pair: Sockets) -> None:
     """Closing a ring ends what waits on its groups; unread leases go, held ones stay."""
     with uring.Ring(8) as ring:
-        group = ring.register_buffer_ring(4, 8)
+        group = ring.register_buffer_ring(4, size=8)
         ring.queue(RecvMultishot(pair[0], group))
         ring.submit()
         pair[1].send(b"one")
@@ -852,7 +869,7 @@ def test_threads_give_back_while_another_registers(pair: Sockets) -> None:
         thread.start()
         try:
             for _ in range(300):
-                group = ring.register_buffer_ring(4, 4)
+                group = ring.register_buffer_ring(4, size=4)
                 pair[1].send(b"aaaabbbbcccc")
                 for word in (b"aaaa", b"bbbb", b"cccc"):
                     lease = receive(ring, pair[0], group)
@@ -870,7 +887,7 @@ def test_threads_give_back_while_another_registers(pair: Sockets) -> None:
 
 def test_send_ring_sends_in_order(ring: uring.Ring, pair: Sockets) -> None:
     """What was put is sent in its order with one completion, and the buffers are free again."""
-    with ring.register_send_buffer_ring(4, 8) as group:
+    with ring.register_send_buffer_ring(4, size=8) as group:
         assert isinstance(group, SendBufferRing)
         assert (group.free, group.inside) == (4, 0)
         assert [group.put(word) for word in (b"one", b"two", b"three")] == [3, 2, 1]
@@ -885,7 +902,7 @@ def test_send_ring_sends_in_order(ring: uring.Ring, pair: Sockets) -> None:
 
 def test_put_refuses(ring: uring.Ring) -> None:
     """Put when all is out is BufferError, nothing or too much ValueError; no buffer is lost."""
-    with ring.register_send_buffer_ring(2, 4) as group:
+    with ring.register_send_buffer_ring(2, size=4) as group:
         for wrong in (b"", b"12345"):
             with pytest.raises(ValueError, match="one buffer takes 1 to 4 bytes"):
                 group.put(wrong)
@@ -901,7 +918,7 @@ def test_put_refuses(ring: uring.Ring) -> None:
 
 def test_send_select_sends_one_each(ring: uring.Ring, packets: Sockets) -> None:
     """SendSelect sends the buffers one by one, whole, and frees each with its completion."""
-    with ring.register_send_buffer_ring(4, 8) as group:
+    with ring.register_send_buffer_ring(4, size=8) as group:
         for word in (b"one", b"two", b"three"):
             group.put(word)
         for free, word in enumerate((b"one", b"two", b"three"), 2):
@@ -914,7 +931,7 @@ def test_send_select_sends_one_each(ring: uring.Ring, packets: Sockets) -> None:
 
 def test_partial_send_frees_what_was_sent(ring: uring.Ring, pair: Sockets) -> None:
     """Bytes that were not put are never sent, whatever part of the buffers a send takes."""
-    with ring.register_send_buffer_ring(8, 4) as group:
+    with ring.register_send_buffer_ring(8, size=4) as group:
         for word in (b"aaaa", b"bb", b"cccc", b"d"):
             group.put(word)
         sent = b""
@@ -934,7 +951,7 @@ def test_partial_send_frees_what_was_sent(ring: uring.Ring, pair: Sockets) -> No
 
 def test_send_ring_is_used_again_and_again(ring: uring.Ring, pair: Sockets) -> None:
     """A thousand rounds of uneven words in an uneven order: all bytes come, none twice."""
-    with ring.register_send_buffer_ring(4, 8) as group:
+    with ring.register_send_buffer_ring(4, size=8) as group:
         expected, got = b"", b""
         for count in range(1000):
             for part in range(1 + count % 4):
@@ -955,7 +972,7 @@ def test_send_ring_is_used_again_and_again(ring: uring.Ring, pair: Sockets) -> N
 
 def test_failing_send_gives_its_buffer_back(ring: uring.Ring, pair: Sockets) -> None:
     """Whether a failed send used its buffers or left them, they are in the ring or free."""
-    with ring.register_send_buffer_ring(4, 8) as group:
+    with ring.register_send_buffer_ring(4, size=8) as group:
         pair[1].close()
         for kind in (SendSelect, SendBundle):
             group.put(b"one")
@@ -983,7 +1000,7 @@ def test_failing_bundle_loses_no_buffer(ring: uring.Ring, pair: Sockets) -> None
     """A bundle that fails frees all that it took, but not what another send is sending."""
     ours, theirs = socket.socketpair()
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    with ours, theirs, ring.register_send_buffer_ring(4, 1 << 16) as group:
+    with ours, theirs, ring.register_send_buffer_ring(4, size=1 << 16) as group:
         group.put(b"x" * (1 << 16))
         group.put(b"y" * (1 << 16))
         waiting = ring.queue(SendBundle(ours, group))
@@ -1023,7 +1040,7 @@ def test_failing_operations_use_up_no_buffer(
 ) -> None:
     """Reads of what cannot be read and cancelled receives leave all buffers in the group."""
     folder = os.open(".", os.O_RDONLY)
-    group = ring.register_buffer_ring(2, 64, incremental=incremental)
+    group = ring.register_buffer_ring(2, size=64, incremental=incremental)
     ops = [
         ReadMultishot(folder, group),
         RecvSelect(pipe[0], group),
@@ -1052,7 +1069,7 @@ def test_failing_operations_use_up_no_buffer(
 
 def test_empty_send_ring(ring: uring.Ring, pair: Sockets) -> None:
     """Sending from an empty group is ENOBUFS, and takes nothing."""
-    with ring.register_send_buffer_ring(4, 8) as group:
+    with ring.register_send_buffer_ring(4, size=8) as group:
         for kind in (SendSelect, SendBundle):
             ring.queue(kind(pair[0], group))
             ring.submit()
@@ -1063,7 +1080,7 @@ def test_empty_send_ring(ring: uring.Ring, pair: Sockets) -> None:
 def test_blocked_send_frees_only_what_was_sent(ring: uring.Ring, pair: Sockets) -> None:
     """With the socket full a bundle waits; its buffers are free when it has completed."""
     pair[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    with ring.register_send_buffer_ring(8, 4096) as group:
+    with ring.register_send_buffer_ring(8, size=4096) as group:
         expected = b""
         for letter in b"abcdefgh":
             group.put(bytes([letter]) * 4096)
@@ -1082,7 +1099,7 @@ def test_blocked_send_frees_only_what_was_sent(ring: uring.Ring, pair: Sockets) 
 
 def test_puts_of_threads_are_apart(ring: uring.Ring, packets: Sockets) -> None:
     """Threads that put at the same time fill different buffers, with all of their bytes."""
-    with ring.register_send_buffer_ring(64, 1024) as group:
+    with ring.register_send_buffer_ring(64, size=1024) as group:
 
         def put(letter: int) -> None:
             for _ in range(16):

@@ -343,7 +343,7 @@ def test_recv_with_buffer_select_takes_nothing_from_a_group(
 ) -> None:
     """A Recv cannot drain group 0 behind its back, and the ring is as it was."""
     left, right = pair
-    buffers = ring.register_buffer_ring(2, 16, bgid=0)
+    buffers = ring.register_buffer_ring(2, size=16, bgid=0)
     with pytest.raises(ValueError, match="use an operation with a group"):
         ring.queue(uring.Recv(left, bytearray(4), flags=SQEFlags.BUFFER_SELECT))
     assert (ring.sq_ready(), ring.in_flight, buffers.inside) == (0, 0, 2)

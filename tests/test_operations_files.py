@@ -619,7 +619,10 @@ def test_the_end_of_a_pipe_is_an_empty_lease(
 ) -> None:
     """As the end of a stream is for a receive, so that a loop may treat every result alike."""
     os.close(pipe[1])
-    with ring.register_buffer_ring(2, 16) as group, one(ring, kind(pipe[0], group)).result() as end:
+    with (
+        ring.register_buffer_ring(2, size=16) as group,
+        one(ring, kind(pipe[0], group)).result() as end,
+    ):
         assert isinstance(end, uring.Lease)
         assert bytes(end) == b""
 

@@ -795,7 +795,7 @@ def test_recvmsg_multishot_knows_the_descriptors_in_its_lease(
 def test_recvmsg_select_into_a_buffer_ring(ring: uring.Ring, one: One, udp: Pair) -> None:
     """The message has the lease, whose buffer goes back when both are gone."""
     left, right = udp
-    group = ring.register_buffer_ring(2, 8)
+    group = ring.register_buffer_ring(2, size=8)
     left.sendto(b"hello", right.getsockname())
     message = one(uring.RecvmsgSelect(right, group, ancbufsize=100)).result()
     assert (message.payload, message.address) == (b"hello", left.getsockname())
@@ -809,7 +809,7 @@ def test_recvmsg_select_into_a_buffer_ring(ring: uring.Ring, one: One, udp: Pair
 def test_recvmsg_multishot_into_a_buffer_ring(ring: uring.Ring, pair: Pair, null: int) -> None:
     """Each message has its lease; descriptors that nobody has seen are closed with the stream."""
     space = socket.CMSG_SPACE(4)
-    group = ring.register_buffer_ring(4, 128)
+    group = ring.register_buffer_ring(4, size=128)
     op = uring.RecvmsgMultishot(pair[1], group, namelen=0, ancbufsize=space)
     with ring.stream(op) as stream:
         pair[0].sendmsg([b"first"], rights(null))
@@ -834,7 +834,7 @@ def test_recvmsg_descriptors_in_a_buffer_ring_are_closed_with_the_ring(
     ring: uring.Ring, pair: Pair, null: int
 ) -> None:
     """A message that lies in the completion queue when the ring closes leaks nothing."""
-    group = ring.register_buffer_ring(4, 128)
+    group = ring.register_buffer_ring(4, size=128)
     space = socket.CMSG_SPACE(4)
     ring.queue(uring.RecvmsgMultishot(pair[1], group, namelen=0, ancbufsize=space))
     ring.submit()

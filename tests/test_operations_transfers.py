@@ -802,7 +802,7 @@ def test_receive_into_a_buffer_ring_gives_a_lease(
     ring: uring.Ring, one: One, pair: Pair, kind: Any
 ) -> None:
     """The bytes are in the lease, and the buffers go back with it; the end is an empty one."""
-    group = ring.register_buffer_ring(4, 8)
+    group = ring.register_buffer_ring(4, size=8)
     pair[1].send(b"0123456789")
     data = b""
     while len(data) < 10:
@@ -823,7 +823,7 @@ def test_multishot_receive_into_a_buffer_ring_streams_leases(
     ring: uring.Ring, pair: Pair, kind: Any
 ) -> None:
     """Lease after lease, the bytes in order, until the peer has shut down."""
-    group = ring.register_buffer_ring(4, 8)
+    group = ring.register_buffer_ring(4, size=8)
     data = b""
     with ring.stream(kind(pair[0], group)) as stream:
         for part in (b"0123456789", b"abcdef", b"x"):
@@ -843,7 +843,7 @@ def test_multishot_receive_into_a_buffer_ring_streams_leases(
 @pytest.mark.parametrize("kind", SENDING)
 def test_send_from_a_send_buffer_ring(ring: uring.Ring, one: One, pair: Pair, kind: Any) -> None:
     """What was put is sent in its order, and its buffers are free again."""
-    group = ring.register_send_buffer_ring(4, 8)
+    group = ring.register_send_buffer_ring(4, size=8)
     for part in (b"ab", b"cde"):
         group.put(part)
     sent = 0
@@ -879,7 +879,7 @@ def test_send_from_a_send_buffer_ring_to_an_address(
 ) -> None:
     """The address is pinned beside the group, and the buffers are free again all the same."""
     left, right = udp
-    group = ring.register_send_buffer_ring(2, 8)
+    group = ring.register_send_buffer_ring(2, size=8)
     group.put(b"ab")
     assert one(kind(left, group, address=right.getsockname())).result() == 2
     assert right.recv(9) == b"ab"

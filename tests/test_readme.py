@@ -24,7 +24,7 @@ def run_example(example: str) -> list[str]:
 def test_readme_example_runs_and_fails_where_it_says(ring_refusal: str) -> None:
     """The first block prints a file's bytes and the error that its comment shows."""
     assert not ring_refusal
-    example, _ = EXAMPLES
+    example, *_ = EXAMPLES
     content, error = run_example(example)
     assert content == repr(Path("/etc/hostname").read_bytes())
     assert error == re.search(r"# (\[Errno 2\].*)", example)[1]  # type: ignore[index]  # the README has it, or the test fails here
@@ -33,9 +33,16 @@ def test_readme_example_runs_and_fails_where_it_says(ring_refusal: str) -> None:
 def test_readme_batch_example_reads_what_the_file_has(ring_refusal: str) -> None:
     """The second block reports as many bytes as the file has in its first 64 blocks."""
     assert not ring_refusal
-    _, example = EXAMPLES
+    _, example, _ = EXAMPLES
     size = min(Path("/usr/bin/env").stat().st_size, 64 * 4096)
     assert run_example(example) == [f"{size} bytes in 64 reads"]
+
+
+def test_readme_stream_example_prints_what_was_sent_and_how_it_ended(ring_refusal: str) -> None:
+    """The third block receives what its other end sends, and says why that is all."""
+    assert not ring_refusal
+    *_, example = EXAMPLES
+    assert run_example(example) == ["b'hello'", "end of file"]
 
 
 def test_readme_names_every_operation() -> None:

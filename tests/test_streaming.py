@@ -77,7 +77,7 @@ def test_accept_stream(ring: uring.Ring, listener: socket.socket) -> None:
 def test_recv_stream(ring: uring.Ring, pair: Sockets, kind: Callable[..., Any]) -> None:
     """Receiving streams give leases, and end at the end of the stream."""
     with (
-        ring.register_buffer_ring(4, 16) as group,
+        ring.register_buffer_ring(4, size=16) as group,
         ring.stream(kind(pair[0], group)) as stream,
     ):
         pair[1].sendall(b"one")
@@ -99,7 +99,7 @@ def test_recvmsg_stream(ring: uring.Ring) -> None:
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ours,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as theirs,
-        ring.register_buffer_ring(4, 512) as group,
+        ring.register_buffer_ring(4, size=512) as group,
     ):
         ours.bind(("127.0.0.1", 0))
         with ring.stream(uring.RecvmsgMultishot(ours, group)) as stream:
@@ -117,7 +117,7 @@ def test_recvmsg_stream(ring: uring.Ring) -> None:
 def test_read_stream(ring: uring.Ring, pipe: tuple[int, int]) -> None:
     """ReadMultishot gives what is written to a pipe, until its end."""
     with (
-        ring.register_buffer_ring(4, 16) as group,
+        ring.register_buffer_ring(4, size=16) as group,
         ring.stream(uring.ReadMultishot(pipe[0], group)) as stream,
     ):
         os.write(pipe[1], b"one")
@@ -196,7 +196,7 @@ def test_failure_is_raised(ring: uring.Ring, pipe: tuple[int, int]) -> None:
 
 def test_group_that_runs_dry_is_an_outcome(ring: uring.Ring, pair: Sockets) -> None:
     """Without buffers a stream ends with NO_BUFFERS; with them given back another goes on."""
-    with ring.register_buffer_ring(2, 4) as group:
+    with ring.register_buffer_ring(2, size=4) as group:
         pair[1].sendall(b"aaaabbbbcccc")
         with ring.stream(uring.RecvMultishot(pair[0], group)) as stream:
             leases = [cqe.result() for cqe in stream]
@@ -211,7 +211,7 @@ def test_group_that_runs_dry_is_an_outcome(ring: uring.Ring, pair: Sockets) -> N
 
 def test_last_data_is_given(ring: uring.Ring, pair: Sockets) -> None:
     """A terminal completion that brings data is given like any other."""
-    with ring.register_buffer_ring(4, 4) as group:
+    with ring.register_buffer_ring(4, size=4) as group:
         pair[1].sendall(b"aaaabbbbcccc")
         op = uring.RecvMultishot(pair[0], group, total_length=8)
         with ring.stream(op) as stream:
@@ -251,7 +251,7 @@ def test_early_close_closes_unread_descriptors(ring: uring.Ring, listener: socke
 
 def test_early_close_gives_unread_buffers_back(ring: uring.Ring, pair: Sockets) -> None:
     """Buffers of completions that were not read are the kernel's again."""
-    with ring.register_buffer_ring(8, 4) as group:
+    with ring.register_buffer_ring(8, size=4) as group:
         pair[1].sendall(b"aaaabbbbccccdddd")
         with ring.stream(uring.RecvMultishot(pair[0], group)) as stream:
             held = next(stream).result()
@@ -365,7 +365,7 @@ def test_ring_closed_under_a_waiting_stream(pipe: tuple[int, int]) -> None:
 
 def test_copy_cqes_leaves_streams_alone(ring: uring.Ring, pair: Sockets) -> None:
     """What is of an open stream is neither copied, peeked at nor advanced over, but counted."""
-    with ring.register_buffer_ring(8, 4) as group:
+    with ring.register_buffer_ring(8, size=4) as group:
         with ring.stream(uring.RecvMultishot(pair[0], group)) as stream:
             pair[1].sendall(b"aaaabbbb")
             assert ring.copy_cqes(wait_nr=1, timeout=0.02) == uring.Completions()
@@ -403,7 +403,7 @@ def test_one_completion_is_left_to_its_stream(ring: uring.Ring, op: uring.Nop) -
 def test_two_streams_and_others(ring: uring.Ring, pipe: tuple[int, int], pair: Sockets) -> None:
     """Two streams read in turns, with other operations in between: each gets its own, in order."""
     with (
-        ring.register_buffer_ring(16, 8) as group,
+        ring.register_buffer_ring(16, size=8) as group,
         ring.stream(uring.ReadMultishot(pipe[0], group)) as pipes,
         ring.stream(uring.RecvMultishot(pair[0], group)) as sockets,
     ):
@@ -530,7 +530,7 @@ def test_copy_cqes_waits_beside_streams(ring: uring.Ring, pipe: tuple[int, int])
 def test_submit_and_wait_counts_streams(ring: uring.Ring, pair: Sockets) -> None:
     """What is kept for streams counts as ready for submit_and_wait(), as what is in the queue."""
     with (
-        ring.register_buffer_ring(4, 8) as group,
+        ring.register_buffer_ring(4, size=8) as group,
         ring.stream(uring.RecvMultishot(pair[0], group)) as stream,
     ):
         for word in (b"one", b"two"):
@@ -553,7 +553,7 @@ def test_threads_with_a_stream_each(ring: uring.Ring) -> None:
     def read(inlet: int) -> None:
         try:
             got, outcome = b"", None
-            with ring.register_buffer_ring(64, 16) as group:
+            with ring.register_buffer_ring(64, size=16) as group:
                 # Ended early by an overflow, or by a reader that is slow, it is made again.
                 while outcome is not StreamEnd.END_OF_FILE:
                     assert outcome in {None, StreamEnd.FINISHED, StreamEnd.NO_BUFFERS}
@@ -599,7 +599,7 @@ def test_two_threads_on_one_stream(ring: uring.Ring, pipe: tuple[int, int]) -> N
     """Threads that share a stream share its completions, and all of them see its end."""
     assert not ring.closed  # there are rings here
     got: list[bytes] = []
-    with uring.Ring(8, cq_entries=1024) as big, big.register_buffer_ring(512, 16) as group:
+    with uring.Ring(8, cq_entries=1024) as big, big.register_buffer_ring(512, size=16) as group:
         stream = big.stream(uring.ReadMultishot(pipe[0], group))
 
         def read() -> None:
@@ -634,7 +634,7 @@ def test_two_threads_on_one_stream(ring: uring.Ring, pipe: tuple[int, int]) -> N
 )
 def test_streams_on_every_ring(pipe: tuple[int, int], flags: uring.SetupFlags) -> None:
     """Streams work the same whoever runs the kernel's part, and however long a record is."""
-    with uring.Ring(8, flags=flags) as ring, ring.register_buffer_ring(4, 8) as group:
+    with uring.Ring(8, flags=flags) as ring, ring.register_buffer_ring(4, size=8) as group:
         with ring.stream(uring.ReadMultishot(pipe[0], group)) as stream:
             for word in (b"one", b"two"):
                 os.write(pipe[1], word)

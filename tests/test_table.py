@@ -279,8 +279,8 @@ def other_buffers(ring: uring.Ring) -> None:
 
 # Each name of the table, called with a ring and an eventfd; the kernel may refuse the call.
 CALLS: Final[dict[str, Callable[[uring.Ring, int], object]]] = {
-    "BufferRing.close": lambda ring, _: ring.register_buffer_ring(1, 8).close(),
-    "BufferRing.inside": lambda ring, _: ring.register_buffer_ring(1, 8).inside,
+    "BufferRing.close": lambda ring, _: ring.register_buffer_ring(1, size=8).close(),
+    "BufferRing.inside": lambda ring, _: ring.register_buffer_ring(1, size=8).inside,
     "NapiBusyPoll.add": lambda ring, _: napi(ring).add(1),
     "NapiBusyPoll.close": lambda ring, _: napi(ring).close(),
     "NapiBusyPoll.remove": lambda ring, _: napi(ring).remove(1),
@@ -302,7 +302,7 @@ CALLS: Final[dict[str, Callable[[uring.Ring, int], object]]] = {
     "Ring.register_bpf_filter": (
         lambda ring, _: ring.register_bpf_filter(uring.BpfFilter(0, [(6, 0, 0, 1)]))
     ),
-    "Ring.register_buffer_ring": lambda ring, _: ring.register_buffer_ring(1, 8),
+    "Ring.register_buffer_ring": lambda ring, _: ring.register_buffer_ring(1, size=8),
     "Ring.register_buffers": lambda ring, _: ring.register_buffers([bytearray(8)]),
     "Ring.register_buffers(tags)": (
         lambda ring, _: ring.register_buffers([bytearray(8)], tags=[7])
@@ -328,7 +328,7 @@ CALLS: Final[dict[str, Callable[[uring.Ring, int], object]]] = {
         lambda ring, _: ring.register_restrictions([uring.Restriction.allow_opcode(Opcode.NOP)])
     ),
     "Ring.register_ring_fd": lambda ring, _: ring.register_ring_fd(),
-    "Ring.register_send_buffer_ring": lambda ring, _: ring.register_send_buffer_ring(1, 8),
+    "Ring.register_send_buffer_ring": lambda ring, _: ring.register_send_buffer_ring(1, size=8),
     "Ring.register_zcrx": (
         lambda ring, _: ring.register_zcrx("lo", 0, area_size=4096, rq_entries=8)
     ),
@@ -340,8 +340,8 @@ CALLS: Final[dict[str, Callable[[uring.Ring, int], object]]] = {
     "Ring.unregister_iowq_affinity": lambda ring, _: ring.unregister_iowq_affinity(),
     "Ring.unregister_ring_fd": lambda ring, _: register_twice(ring),
     "Ring.unregister_napi": lambda ring, _: ring.unregister_napi(),
-    "SendBufferRing.close": lambda ring, _: ring.register_send_buffer_ring(1, 8).close(),
-    "SendBufferRing.inside": lambda ring, _: ring.register_send_buffer_ring(1, 8).inside,
+    "SendBufferRing.close": lambda ring, _: ring.register_send_buffer_ring(1, size=8).close(),
+    "SendBufferRing.inside": lambda ring, _: ring.register_send_buffer_ring(1, size=8).inside,
     "ZcrxQueue.arm_event": lambda ring, _: zcrx_queue(ring).arm_event(uring.ZcrxEvent.COPY),
     "ZcrxQueue.export": lambda ring, _: zcrx_queue(ring).export(),
     "ZcrxQueue.flush": lambda ring, _: zcrx_queue(ring).flush(),

@@ -39,7 +39,8 @@ class Lease:
 
     The buffers go back to the kernel when the lease is released or dropped *and* no view of it is
     left, slices and arrays over it included. Use it as a context manager, or copy with `bytes()`.
-    A lease that is held long makes the group run dry: operations then complete with ENOBUFS.
+    A lease that is held long makes the group run dry: operations then complete with ENOBUFS. An
+    operation that sends from a view holds it, and so does the `CQE` of that operation.
 
     An empty one, which is false, stands for a completion that took no buffer: the end of a stream.
     """

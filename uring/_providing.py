@@ -31,8 +31,8 @@ class ProvideSide(CallSide):
     def register_buffer_ring(
         self,
         count: int,
-        size: int,
         *,
+        size: int,
         bgid: int | None = None,
         incremental: bool = False,
         kernel_memory: bool = False,
@@ -69,7 +69,7 @@ class ProvideSide(CallSide):
         return self._register_group(BufferRing, count, size, bgid, flags)
 
     def register_send_buffer_ring(
-        self, count: int, size: int, *, bgid: int | None = None
+        self, count: int, *, size: int, bgid: int | None = None
     ) -> SendBufferRing:
         """
         Make and register a group of buffers to send from.

@@ -370,9 +370,10 @@ class SubmissionSide(Core):
             entries = int(counters.sq_entries)
             self._room = entries - int(unconsumed)
             if len(self._pending) - 1 + count > self._room:
+                remedy = "wait_sq_room()" if self._is_sqpoll else "submit() first"
                 raise SubmissionQueueFull(
                     f"the submission queue of {entries} entries has"
-                    f" {self._room - len(self._pending) + 1} free, {count} needed: submit() first"
+                    f" {self._room - len(self._pending) + 1} free, {count} needed: {remedy}"
                 )
 
     def submit(self) -> int:

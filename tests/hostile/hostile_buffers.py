@@ -95,7 +95,7 @@ class Case:
 
     def __init__(self) -> None:
         self.ring = uring.Ring(8)
-        self.group = self.ring.register_buffer_ring(4, 16, bgid=9)
+        self.group = self.ring.register_buffer_ring(4, size=16, bgid=9)
         self.ours, self.theirs = socket.socketpair()
         self.kept: list[Any] = []
         self.before = descriptors()
@@ -126,7 +126,7 @@ class Case:
             for count in range(9):
                 assert bytes(self.receive(b"%d" % count)) == b"%d" % count
             self.group.close()
-        self.group = self.ring.register_buffer_ring(4, 16)
+        self.group = self.ring.register_buffer_ring(4, size=16)
         assert self.group.bgid == 0, "a group is registered that nobody has"
         assert bytes(self.receive(b"x")) == b"x"
         assert descriptors() == self.before
@@ -180,7 +180,7 @@ def ctrl_c_around_incremental_groups() -> None:
     def attempt(place: int) -> Strike:
         ring = uring.Ring(8)
         ours, theirs = socket.socketpair()
-        group = ring.register_buffer_ring(2, 16, incremental=True)
+        group = ring.register_buffer_ring(2, size=16, incremental=True)
         strike = Precise(place, _raise_interrupt)
 
         def look(timeout: float) -> None:
@@ -223,10 +223,10 @@ def ctrl_c_around_groups() -> None:
 
     def body(case: Case) -> None:
         for kernel_memory in (False, True):
-            made = case.ring.register_buffer_ring(2, 8, bgid=0, kernel_memory=kernel_memory)
+            made = case.ring.register_buffer_ring(2, size=8, bgid=0, kernel_memory=kernel_memory)
             case.kept.append(made)
             made.close()
-        send = case.ring.register_send_buffer_ring(2, 8)
+        send = case.ring.register_send_buffer_ring(2, size=8)
         case.kept.append(send)
         send.close()
         case.group.close()
@@ -258,7 +258,7 @@ def ctrl_c_around_puts() -> None:
     def attempt(place: int) -> Strike:
         ring = uring.Ring(8)
         ours, theirs = socket.socketpair()
-        group = ring.register_send_buffer_ring(4, 8)
+        group = ring.register_send_buffer_ring(4, size=8)
         strike = Precise(place, _raise_interrupt)
 
         def send_all() -> None:
@@ -486,7 +486,7 @@ def threads_give_back_while_groups_come_and_go() -> None:
         thread.start()
     sys.setswitchinterval(1e-5)
     for count in range(400):
-        group = case.ring.register_buffer_ring(4, 8, kernel_memory=count % 2 > 0)
+        group = case.ring.register_buffer_ring(4, size=8, kernel_memory=count % 2 > 0)
         closers = [threading.Thread(target=group.close) for _ in range(3)]
         for _ in range(4):
             case.theirs.send(b"hello")
@@ -512,13 +512,13 @@ def threads_race_for_one_number() -> None:
     with uring.Ring(8) as ring:
         sys.setswitchinterval(1e-6)
         for _ in range(300):
-            old = ring.register_buffer_ring(1, 8)
+            old = ring.register_buffer_ring(1, size=8)
             made: list[Any] = []
 
             def close_and_make(old: Any = old, made: list[Any] = made) -> None:
                 old.close()
                 with suppress(ValueError):
-                    made.append(ring.register_buffer_ring(1, 8, bgid=old.bgid))
+                    made.append(ring.register_buffer_ring(1, size=8, bgid=old.bgid))
                 old.close()
 
             threads = [threading.Thread(target=close_and_make) for _ in range(3)]
@@ -537,7 +537,7 @@ def other_threads_release_leases_of_a_single_issuer() -> None:
     flags = uring.SetupFlags.SINGLE_ISSUER | uring.SetupFlags.DEFER_TASKRUN
     ours, theirs = socket.socketpair()
     with ours, theirs, uring.Ring(8, flags=flags) as ring:
-        group = ring.register_buffer_ring(4, 8)
+        group = ring.register_buffer_ring(4, size=8)
         leases: list[Any] = []
         ring.queue(RecvMultishot(ours, group))
         ring.submit()
@@ -565,8 +565,8 @@ def dropped_ring_with_groups_and_multishots() -> None:
     for _ in range(20):
         ours, theirs = socket.socketpair()
         ring = uring.Ring(8)
-        groups = [ring.register_buffer_ring(4, 8), ring.register_buffer_ring(4, 8)]
-        sends = ring.register_send_buffer_ring(2, 8)
+        groups = [ring.register_buffer_ring(4, size=8), ring.register_buffer_ring(4, size=8)]
+        sends = ring.register_send_buffer_ring(2, size=8)
         sends.put(b"x")
         blocks = [weakref.ref(group._block.shim) for group in groups]
         ring.queue(RecvMultishot(ours, groups[0]))
@@ -597,7 +597,7 @@ def dropped_ring_with_groups_and_multishots() -> None:
 def exit_with_everything_alive() -> None:
     """The interpreter ends with leases, streams, groups and sends alive: no crash and no hang."""
     case = Case()
-    sends = case.ring.register_send_buffer_ring(4, 8)
+    sends = case.ring.register_send_buffer_ring(4, size=8)
     sends.put(b"never")
     stream = case.ring.stream(RecvMultishot(case.ours, case.group))
     case.theirs.send(b"word")
@@ -618,8 +618,8 @@ def groups_beyond_the_memory_limit() -> None:
         for count, each in ((32768, 2**31 - 1), (32768, 1 << 16), (1, 2**31 - 1), (512, 1 << 20)):
             for register in (ring.register_buffer_ring, ring.register_send_buffer_ring):
                 words = f"{count} buffers of {each} bytes"
-                refused(uring.RegisterError, words, partial(register, count, each))
-        groups = [ring.register_buffer_ring(16, 1 << 20, bgid=i) for i in range(4)]
+                refused(uring.RegisterError, words, partial(register, count, size=each))
+        groups = [ring.register_buffer_ring(16, size=1 << 20, bgid=i) for i in range(4)]
         assert [group.inside for group in groups] == [16] * 4
         for group in groups:
             group.close()
@@ -631,7 +631,7 @@ def memory_of_a_closed_group_is_nobody_elses() -> None:
     """Groups that are closed under receives: what is allocated next is never written."""
     case = Case()
     for _ in range(50):
-        group = case.ring.register_buffer_ring(4, 1 << 16)
+        group = case.ring.register_buffer_ring(4, size=1 << 16)
         number = case.ring.queue(RecvMultishot(case.ours, group.bgid))
         case.ring.queue(RecvMultishot(case.ours, group))
         case.ring.submit()

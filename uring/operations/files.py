@@ -280,7 +280,7 @@ class ReadMultishot(_Selects):
 
     Args:
         fd: a file that can be polled: a pipe, a terminal, a tun device.
-        group: where the buffers come from: a `BufferRing`, or the number of a group.
+        group: where the buffers come from: a `BufferRing`, or the number of another group.
         length: how much to read at a time. Linux 6.18 takes only 0, as much as a buffer holds, and
             answers EINVAL to anything else.
         offset: of no meaning for a pipe.

@@ -137,7 +137,7 @@ class RecvmsgSelect(Selecting):
 
     Args:
         fd: the socket.
-        group: the `BufferRing`, or the number of a group.
+        group: the `BufferRing`, or the number of another group.
         length: receive at most so many bytes; 0 for as many as the buffer has.
         ancbufsize: how many bytes of control data there is room for, as socket.CMSG_SPACE() counts
             them; what does not fit is lost, with MSG_CTRUNC.
@@ -192,7 +192,7 @@ class RecvmsgMultishot(Selecting):
 
     Args:
         fd: the socket.
-        group: the `BufferRing`, or the number of a group.
+        group: the `BufferRing`, or the number of another group.
         namelen: how many bytes of each buffer are for the address, 0..128; 28 are enough for
             AF_INET6, 0 when it is not wanted. One that does not fit is cut off, to a `Sockaddr`.
         ancbufsize: how many bytes of each buffer are for the control data, as socket.CMSG_SPACE()

@@ -115,8 +115,8 @@ class Splice(_Splices):
         off_in: where to read, in bytes; -1 uses and moves the file's position, and is all that a
             pipe takes (ESPIPE else).
         off_out: where to write, in the same way.
-        splice_flags: os.SPLICE_F_MOVE, SPLICE_F_NONBLOCK (EAGAIN, rather than wait for the pipe)
-            and SPLICE_F_MORE.
+        splice_flags: os.SPLICE_F_MOVE, SPLICE_F_NONBLOCK (EAGAIN, rather than wait for the pipe; a
+            socket is waited for unless it has O_NONBLOCK itself) and SPLICE_F_MORE.
 
     Completion: res is the number of bytes moved; 0 at the end of the input. Cancelled while it
         waits, it completes with an errno of the kernel's own, 512, as a note on the error says.

@@ -165,7 +165,7 @@ class SendSelect(_SendsGroup):
 
     Args:
         fd: the socket.
-        group: the `SendBufferRing`, or the number of a group.
+        group: the `SendBufferRing`, or the number of another group.
         msg_flags: socket.MSG_*.
         length: send at most so many bytes of the buffer; 0 sends all of it.
         address: where to, as `Connect` has it; None on a connected socket.
@@ -196,7 +196,7 @@ class SendBundle(_SendsGroup):
 
     Args:
         fd: the socket.
-        group: the `SendBufferRing`, or the number of a group.
+        group: the `SendBufferRing`, or the number of another group.
         msg_flags: socket.MSG_*; MSG_WAITALL is always set.
         length: send at most so many bytes up to the first completion, in whole buffers; 0 takes
             as many as there are.
@@ -280,7 +280,7 @@ class RecvSelect(_RecvsGroup):
 
     Args:
         fd: the socket.
-        group: the `BufferRing`, or the number of a group.
+        group: the `BufferRing`, or the number of another group.
         msg_flags: socket.MSG_*; not MSG_TRUNC with a `BufferRing`.
         length: receive at most so many bytes; 0 for as many as the buffer has.
         ioprio_flags: `SendRecvFlags`: RECVSEND_POLL_FIRST waits for data before it tries.
@@ -310,7 +310,7 @@ class RecvMultishot(_RecvsGroup):
 
     Args:
         fd: the socket.
-        group: the `BufferRing`, or the number of a group.
+        group: the `BufferRing`, or the number of another group.
         msg_flags: socket.MSG_*; not MSG_TRUNC with a `BufferRing`, and MSG_WAITALL is EINVAL.
         length: receive at most so many bytes each time; 0 for as many as the buffer has. Others
             than 0 need 6.17.
@@ -348,9 +348,10 @@ class RecvBundle(_RecvsGroup):
 
     Args:
         fd: the socket.
-        group: the `BufferRing`, or the number of a group.
+        group: the `BufferRing`, or the number of another group.
         msg_flags: socket.MSG_*; not MSG_TRUNC with a `BufferRing`.
-        length: receive at most so many bytes; 0 for as many as there are.
+        length: how many bytes to receive; 0 for as many as there are. Linux 6.18 may give more than
+            that, what the buffers hold.
         ioprio_flags: `SendRecvFlags`: RECVSEND_POLL_FIRST waits for data before it tries.
 
     Lifetime: the group is held until the completion.
@@ -380,7 +381,7 @@ class RecvBundleMultishot(_RecvsGroup):
 
     Args:
         fd: the socket.
-        group: the `BufferRing`, or the number of a group.
+        group: the `BufferRing`, or the number of another group.
         msg_flags: socket.MSG_*; not MSG_TRUNC with a `BufferRing`, and MSG_WAITALL is EINVAL.
         length: receive at most so many bytes each time; 0 for as many as there are. Others than 0
             need 6.17.

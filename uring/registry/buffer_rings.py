@@ -15,6 +15,7 @@ from uring._checks import check_range
 from uring._ffi import lib
 from uring.errors import UringError
 from uring.flags import Opcode, PbufRingFlags, SQEFlags
+from uring.sqe import buffer_group
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -244,7 +245,7 @@ _OP_FLAGS: Final = slice(28, 32)  # of the record
 _WAITERS: Final = frozenset({int(Opcode.RECV), int(Opcode.RECVMSG)})
 
 
-def check_group(op: Any, record: bytes, ring: object) -> None:
+def check_group(op: Any, record: bytes, ring: Any) -> None:
     """
     Look whether an operation may take buffers from its group on this ring.
 
@@ -253,6 +254,11 @@ def check_group(op: Any, record: bytes, ring: object) -> None:
     """
     group = op.group
     if not isinstance(group, BufferRing | SendBufferRing):
+        if buffer_group(group) in ring._held.groups:
+            raise ValueError(
+                f"group {buffer_group(group)} is a BufferRing of this ring: give the object, which"
+                " keeps count of its buffers, and not its number"
+            )
         return
     if group.closed:
         raise ValueError(f"{group!r} is closed")
