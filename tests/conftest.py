@@ -35,6 +35,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+UNAVAILABLE: Final = pytest.StashKey[dict[str, str]]()
+
+
+@pytest.fixture
+def unavailable(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Give what notes that something cannot run here, and why; the end of the run lists it."""
+    noted = request.config.stash.setdefault(UNAVAILABLE, {})
+    return noted.__setitem__
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List what cannot run here."""
+    noted = terminalreporter.config.stash.get(UNAVAILABLE, {})
+    if noted:
+        terminalreporter.section("refused here, as the tests expect")
+        for what, reason in noted.items():
+            terminalreporter.write_line(f"{what}: {reason}")
+
+
 @pytest.fixture(scope="session")
 def ring_refusal() -> str:
     """Why this machine makes no rings; empty when it does."""

@@ -526,7 +526,7 @@ def test_message_to_no_ring_does_not_reach_one_that_is_made_later() -> None:
 
 
 def test_messages_keep_no_descriptor() -> None:
-    """What a message is sent by goes with its completion, or with its ring."""
+    """What a message is sent by is one descriptor for each ring, closed with it."""
     _run("numbers", "messages_keep_no_descriptor")
 
 

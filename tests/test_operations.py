@@ -15,6 +15,8 @@ from typing import Any, Final
 
 import attrs
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import uring
 from uring.flags import SQEFlags, TimeoutFlags
@@ -278,6 +280,7 @@ ALL: Final = {
     for kind in map(vars(uring).get, uring.__all__)
     if isinstance(kind, type) and issubclass(kind, uring.Operation) and kind is not uring.Operation
 }
+OTHER_FLAGS: Final = sorted(set(SQEFlags) - {SQEFlags.FIXED_FILE, SQEFlags.BUFFER_SELECT})
 FLAGS: Final = [
     SQEFlags(0),
     *[flag for flag in SQEFlags if flag is not SQEFlags.BUFFER_SELECT],
@@ -349,6 +352,25 @@ def test_recv_with_buffer_select_takes_nothing_from_a_group(
     assert (ring.sq_ready(), ring.in_flight, buffers.inside) == (0, 0, 2)
     right.send(b"data")
     assert bytes(one(ring, uring.RecvSelect(left, buffers)).result()) == b"data"
+
+
+@pytest.mark.parametrize("kind", WITH_FD, ids=named)
+@given(
+    number=st.integers(0, 2**31 - 1),
+    chosen=st.sets(st.sampled_from(OTHER_FLAGS)),
+    personality=st.integers(0, 2**16 - 1),
+)
+@settings(max_examples=25, deadline=None)
+def test_operation_takes_any_file_under_any_flags(
+    kind: type[uring.Operation], number: int, chosen: set[SQEFlags], personality: int
+) -> None:
+    """Any number in any of the three ways, any flags and personality are in the record as given."""
+    flags = SQEFlags(sum(chosen))
+    own = OWN_FLAGS.get(kind, SQEFlags(0))
+    for fd, bit in ((number, 0), (Wrapper(number), 0), (uring.Fixed(number), SQEFlags.FIXED_FILE)):
+        record = attrs.evolve(WITH_FD[kind](fd, flags), personality=personality).sqe()  # type: ignore[misc]  # each is attrs
+        assert (record.fd, record.flags) == (number, flags | own | bit)
+        assert (record.opcode, record.personality) == (kind.opcode, personality)
 
 
 @pytest.mark.parametrize("fd", [True, None, "9", 9.0, b"9", Wrapper("9")], ids=repr)
