@@ -632,7 +632,8 @@ def memory_of_a_closed_group_is_nobody_elses() -> None:
     case = Case()
     for _ in range(50):
         group = case.ring.register_buffer_ring(4, size=1 << 16)
-        number = case.ring.queue(RecvMultishot(case.ours, group.bgid))
+        raw = RecvMultishot(case.ours, group).sqe()  # only the number: it holds nothing
+        number = case.ring.queue(raw, user_data=5)
         case.ring.queue(RecvMultishot(case.ours, group))
         case.ring.submit()
         group.close()
