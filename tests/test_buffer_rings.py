@@ -823,6 +823,20 @@ def test_memory_stays_while_something_may_write(ring: uring.Ring, pair: Sockets)
     assert block() is None
 
 
+def test_lease_in_a_cycle_with_its_group_is_collected(ring: uring.Ring, pair: Sockets) -> None:
+    """The collector may let go of the group's memory first; the buffer that comes back finds that."""
+    for kernel_memory in (False, True):
+        group = ring.register_buffer_ring(2, size=8, kernel_memory=kernel_memory)
+        pair[1].send(b"hello")
+        cycle: list[object] = [group, receive(ring, pair[0], group)]
+        cycle.append(cycle)
+        group.close()
+        block = weakref.ref(group._block.shim)
+        del cycle, group
+        gc.collect()
+        assert block() is None
+
+
 def test_canaries_of_dropped_groups(ring: uring.Ring, pair: Sockets) -> None:
     """Memory that is allocated after a group was closed is never written by the kernel."""
     for _ in range(20):

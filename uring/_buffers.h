@@ -57,9 +57,15 @@ static int uring_buffers_map(struct uring *ring, struct uring_buffers *buffers, 
     return ret;
 }
 
-/* The array may be unmapped while the kernel has it: the pages are the kernel's own. */
+/*
+ * The array may be unmapped while the kernel has it: the pages are the kernel's own. Buffers may
+ * still come back afterwards, when the collector lets go of all at once, and find it closed.
+ */
 static void uring_buffers_free(struct uring_buffers *buffers)
 {
+    pthread_mutex_lock(&buffers->lock);
+    buffers->is_closed = 1;
+    pthread_mutex_unlock(&buffers->lock);
     if (buffers->is_mapped && load_relaxed(fork_page) == buffers->generation)
         munmap(buffers->ring, (size_t)buffers->entries * BUF_SIZE);
     buffers->is_mapped = 0;

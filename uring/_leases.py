@@ -104,6 +104,7 @@ class Block:
     __slots__ = (
         "_array",
         "_bids",
+        "_freed",
         "_memory",
         "_places",
         "array_address",
@@ -139,7 +140,10 @@ class Block:
         self.array_address = _memory.address_of(self._array)
         self._bids = ffi.new("uint16_t[]", count)
         self._places = ffi.new("uint16_t[]", count)
-        self.shim = ffi.gc(ffi.new("struct uring_buffers *"), lib.uring_buffers_free)
+        # The struct itself, beside what frees its array: the collector may run that first, and a
+        # buffer that goes in the same cycle comes here afterwards.
+        self.shim = ffi.new("struct uring_buffers *")
+        self._freed = ffi.gc(self.shim, lib.uring_buffers_free)
         self.shim.memory = _memory.address_of(self._memory)
         self.shim.size, self.shim.entries = size, count
         self.shim.bids, self.shim.places = self._bids, self._places
