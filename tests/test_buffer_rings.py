@@ -824,7 +824,7 @@ def test_memory_stays_while_something_may_write(ring: uring.Ring, pair: Sockets)
 
 
 def test_lease_in_a_cycle_with_its_group_is_collected(ring: uring.Ring, pair: Sockets) -> None:
-    """The collector may let go of the group's memory first; the buffer that comes back finds that."""
+    """The collector may let go of the memory first; the buffer that comes back finds that."""
     for kernel_memory in (False, True):
         group = ring.register_buffer_ring(2, size=8, kernel_memory=kernel_memory)
         pair[1].send(b"hello")
