@@ -70,8 +70,7 @@ def ring(ring_refusal: str, request: pytest.FixtureRequest) -> Iterator[uring.Ri
     if ring_refusal:
         if request.config.getoption("--require-ring"):
             pytest.fail(f"{NO_RING}: {ring_refusal}")
-        # Without the option a machine that forbids io_uring can still test the pure parts.
-        pytest.skip(f"{NO_RING}: {ring_refusal}")
+        pytest.skip(f"{NO_RING}: {ring_refusal}")  # the pure parts can be tested all the same
     with uring.Ring(8) as made:
         yield made
 
@@ -269,8 +268,9 @@ def missing_page() -> Iterator[tuple[mmap.mmap, int, threading.Event]]:
     """Give a page, its address, and the event until which whoever touches it is held up."""
     libc = ctypes.CDLL(None, use_errno=True)
     fd = libc.syscall(USERFAULTFD.get(platform.machine(), -1), os.O_CLOEXEC)
-    if fd < 0:  # no way to hold up C, or a thread of the kernel, at a place of our choice
-        pytest.skip(f"no userfaultfd(2) here: {os.strerror(ctypes.get_errno())}")
+    if fd < 0:
+        why = f"no userfaultfd(2) here: {os.strerror(ctypes.get_errno())}"
+        pytest.skip(why)  # nothing else holds up C, or the kernel, at a place of our choice
     memory, released = mmap.mmap(-1, mmap.PAGESIZE), threading.Event()
     exported = ctypes.c_char.from_buffer(memory)
     address = ctypes.addressof(exported)

@@ -335,16 +335,16 @@ def test_madvise_of_more_than_32_bits_has_its_length_in_off() -> None:
 WRONG: Final[list[Any]] = [
     lambda: uring.ReadFixed(0, bytearray(4)),
     lambda: uring.ReadFixed(0, bytearray(4), buf_index=2**16),
-    lambda: uring.ReadFixed(0, bytearray(4), buf_index="0"),  # type: ignore[arg-type]
+    lambda: uring.ReadFixed(0, bytearray(4), buf_index="0"),  # type: ignore[arg-type]  # wrong on purpose
     lambda: uring.ReadFixed(0, b"read-only", buf_index=0),
     lambda: uring.ReadFixed(0, FixedBuffer(memoryview(b"read-only"), 0)),
     lambda: uring.ReadFixed(0, FixedBuffer(memoryview(bytearray(4)), 0), buf_index=1),
     lambda: uring.ReadFixed(0, bytearray(4), -2, buf_index=0),
-    lambda: uring.WriteFixed(0, "text", buf_index=0),  # type: ignore[arg-type]
-    lambda: uring.ReadvFixed(0, bytearray(4), buf_index=0),  # type: ignore[arg-type]
-    lambda: uring.ReadvFixed(0, FixedBuffer(memoryview(bytearray(4)), 0)),  # type: ignore[arg-type]
+    lambda: uring.WriteFixed(0, "text", buf_index=0),  # type: ignore[arg-type]  # wrong on purpose
+    lambda: uring.ReadvFixed(0, bytearray(4), buf_index=0),  # type: ignore[arg-type]  # wrong on purpose
+    lambda: uring.ReadvFixed(0, FixedBuffer(memoryview(bytearray(4)), 0)),  # type: ignore[arg-type]  # wrong on purpose
     lambda: uring.ReadvFixed(0, [bytearray(4)]),
-    lambda: uring.ReadvFixed(0, None, buf_index=0),  # type: ignore[arg-type]
+    lambda: uring.ReadvFixed(0, None, buf_index=0),  # type: ignore[arg-type]  # wrong on purpose
     lambda: uring.ReadvFixed(0, [b"read-only"], buf_index=0),
     lambda: uring.WritevFixed(0, [b""] * 1025, buf_index=0),
     lambda: uring.WritevFixed(0, [FixedBuffer(memoryview(b"x"), index) for index in (0, 1)]),
@@ -359,39 +359,39 @@ WRONG: Final[list[Any]] = [
     lambda: uring.Fsync(0, offset=4096),
     lambda: uring.Fsync(0, offset=-1, length=1),
     lambda: uring.Fsync(0, length=2**32),
-    lambda: uring.Fsync(0, length=None),  # type: ignore[arg-type]
+    lambda: uring.Fsync(0, length=None),  # type: ignore[arg-type]  # wrong on purpose
     lambda: uring.SyncFileRange(0, length=2**32),
     lambda: uring.SyncFileRange(0, offset=-1),
-    lambda: uring.SyncFileRange(0, sync_range_flags="WRITE"),  # type: ignore[arg-type]
+    lambda: uring.SyncFileRange(0, sync_range_flags="WRITE"),  # type: ignore[arg-type]  # wrong on purpose
     lambda: uring.Fallocate(0, length=2**64),
     lambda: uring.Fallocate(0, length=-1),
-    lambda: uring.Fallocate(0, length=1, mode=None),  # type: ignore[arg-type]
+    lambda: uring.Fallocate(0, length=1, mode=None),  # type: ignore[arg-type]  # wrong on purpose
     lambda: uring.Ftruncate(0, -1),
     lambda: uring.Ftruncate(0, 2**64),
-    lambda: uring.Ftruncate(0, "1"),  # type: ignore[arg-type]
+    lambda: uring.Ftruncate(0, "1"),  # type: ignore[arg-type]  # wrong on purpose
     lambda: uring.Fadvise(0, -1),
     lambda: uring.Fadvise(0, 0, length=-1),
     lambda: uring.Fadvise(0, 0, length=2**64),
-    lambda: uring.Fadvise(0, 0, length="1"),  # type: ignore[arg-type]
-    lambda: uring.Madvise("text", 0),  # type: ignore[arg-type]
-    lambda: uring.Madvise(bytearray(4), "DONTNEED"),  # type: ignore[arg-type]
+    lambda: uring.Fadvise(0, 0, length="1"),  # type: ignore[arg-type]  # wrong on purpose
+    lambda: uring.Madvise("text", 0),  # type: ignore[arg-type]  # wrong on purpose
+    lambda: uring.Madvise(bytearray(4), "DONTNEED"),  # type: ignore[arg-type]  # wrong on purpose
     lambda: uring.Splice(fd_in=0, fd_out=0, length=2**32),
     lambda: uring.Splice(fd_in=0, fd_out=0, length=-1),
     lambda: uring.Splice(fd_in=2**31, fd_out=0, length=1),
     lambda: uring.Splice(fd_in=-(2**31) - 1, fd_out=0, length=1),
     lambda: uring.Splice(fd_in=0, fd_out=2**31, length=1),
-    lambda: uring.Splice(fd_in="0", fd_out=0, length=1),  # type: ignore[arg-type]
-    lambda: uring.Splice(fd_in=0, fd_out=None, length=1),  # type: ignore[arg-type]
+    lambda: uring.Splice(fd_in="0", fd_out=0, length=1),  # type: ignore[arg-type]  # wrong on purpose
+    lambda: uring.Splice(fd_in=0, fd_out=None, length=1),  # type: ignore[arg-type]  # wrong on purpose
     lambda: uring.Splice(fd_in=0, fd_out=0, length=1, off_in=-2),
     lambda: uring.Splice(fd_in=0, fd_out=0, length=1, off_out=2**64),
-    lambda: uring.Splice(fd_in=0, fd_out=0, length=1, off_out=None),  # type: ignore[arg-type]
-    lambda: uring.Splice(fd_in=0, fd_out=0, length=1, splice_flags="MORE"),  # type: ignore[arg-type]
+    lambda: uring.Splice(fd_in=0, fd_out=0, length=1, off_out=None),  # type: ignore[arg-type]  # wrong on purpose
+    lambda: uring.Splice(fd_in=0, fd_out=0, length=1, splice_flags="MORE"),  # type: ignore[arg-type]  # wrong on purpose
     # it would make a slot of the number 0
     lambda: uring.Splice(fd_in=0, fd_out=0, length=1, splice_flags=0x80000000),
     lambda: uring.Tee(fd_in=0, fd_out=0, length=1, splice_flags=0x80000002),
-    lambda: uring.Pipe("O_NONBLOCK"),  # type: ignore[arg-type]
-    lambda: uring.Pipe(slot=3),  # type: ignore[arg-type]
-    lambda: uring.Close(AUTO),  # type: ignore[arg-type]
+    lambda: uring.Pipe("O_NONBLOCK"),  # type: ignore[arg-type]  # wrong on purpose
+    lambda: uring.Pipe(slot=3),  # type: ignore[arg-type]  # wrong on purpose
+    lambda: uring.Close(AUTO),  # type: ignore[arg-type]  # wrong on purpose
 ]
 
 

@@ -354,36 +354,36 @@ def test_path_is_str_bytes_or_pathlike_without_null(make: Any, path: Any) -> Non
 
 
 WRONG: Final[list[Any]] = [
-    lambda: uring.Openat("x", slot=0),  # type: ignore[arg-type]
+    lambda: uring.Openat("x", slot=0),  # type: ignore[arg-type]  # wrong on purpose
     lambda: uring.Openat("x", mode=-1),
     lambda: uring.Openat2("x", -1),
     lambda: uring.Openat2("x", 2**64),
     lambda: uring.Openat2("x", 0, -1),
     lambda: uring.Openat2("x", 0, 2**64),
-    lambda: uring.Openat2("x", "r"),  # type: ignore[arg-type]
-    lambda: uring.Openat2("x", resolve="BENEATH"),  # type: ignore[arg-type]
+    lambda: uring.Openat2("x", "r"),  # type: ignore[arg-type]  # wrong on purpose
+    lambda: uring.Openat2("x", resolve="BENEATH"),  # type: ignore[arg-type]  # wrong on purpose
     lambda: uring.Openat2("x", resolve=ResolveFlags(2**64)),
-    lambda: uring.Openat2("x", slot=True),  # type: ignore[arg-type]
-    lambda: uring.Statx("x", mask=None),  # type: ignore[arg-type]
+    lambda: uring.Openat2("x", slot=True),  # type: ignore[arg-type]  # wrong on purpose
+    lambda: uring.Statx("x", mask=None),  # type: ignore[arg-type]  # wrong on purpose
     lambda: uring.Statx("x", mask=StatxMask(2**32)),
-    lambda: uring.Statx("x", statx_flags="EMPTY_PATH"),  # type: ignore[arg-type]
+    lambda: uring.Statx("x", statx_flags="EMPTY_PATH"),  # type: ignore[arg-type]  # wrong on purpose
     lambda: uring.Unlinkat("x", unlink_flags=AtFlags(2**32)),
     lambda: uring.Mkdirat("x", 2**32),
-    lambda: uring.Mkdirat("x", "755"),  # type: ignore[arg-type]
+    lambda: uring.Mkdirat("x", "755"),  # type: ignore[arg-type]  # wrong on purpose
     lambda: uring.Linkat("x", "y", hardlink_flags=AtFlags(2**32)),
-    lambda: uring.Renameat("x", "y", rename_flags=None),  # type: ignore[arg-type]
+    lambda: uring.Renameat("x", "y", rename_flags=None),  # type: ignore[arg-type]  # wrong on purpose
     lambda: uring.Getxattr("x", "user.n", size=-1),
     lambda: uring.Getxattr("x", "user.n", size=65537),
-    lambda: uring.Getxattr("x", "user.n", size="9"),  # type: ignore[arg-type]
+    lambda: uring.Getxattr("x", "user.n", size="9"),  # type: ignore[arg-type]  # wrong on purpose
     lambda: uring.Getxattr("x", "user.\0"),
-    lambda: uring.Getxattr("x", 5),  # type: ignore[arg-type]
-    lambda: uring.Getxattr("x", Path("user.n")),  # type: ignore[arg-type]
-    lambda: uring.Fgetxattr(0, None),  # type: ignore[arg-type]
+    lambda: uring.Getxattr("x", 5),  # type: ignore[arg-type]  # wrong on purpose
+    lambda: uring.Getxattr("x", Path("user.n")),  # type: ignore[arg-type]  # wrong on purpose
+    lambda: uring.Fgetxattr(0, None),  # type: ignore[arg-type]  # wrong on purpose
     lambda: uring.Fgetxattr(0, "user.n", size=2**40),
-    lambda: uring.Setxattr("x", "user.n", "text"),  # type: ignore[arg-type]
+    lambda: uring.Setxattr("x", "user.n", "text"),  # type: ignore[arg-type]  # wrong on purpose
     lambda: uring.Setxattr("x", "user.n", b"", -1),
     lambda: uring.Fsetxattr(0, b"user.\0", b""),
-    lambda: uring.Fsetxattr(0, "user.n", None),  # type: ignore[arg-type]
+    lambda: uring.Fsetxattr(0, "user.n", None),  # type: ignore[arg-type]  # wrong on purpose
 ]
 
 

@@ -84,7 +84,7 @@ def test_files_update_encodes_an_array_of_ints() -> None:
     """The memory at addr is an array of 32-bit numbers, and that of ProvideBuffers the caller's."""
     record, array = uring.FilesUpdate([Wrapper(6), -1, -2], 0)._encode()
     assert array.decode(3) == [6, -1, -2]  # type: ignore[attr-defined]  # of Descriptors
-    assert int.from_bytes(record[16:24], "little") == array.address  # type: ignore[attr-defined]
+    assert int.from_bytes(record[16:24], "little") == array.address  # type: ignore[attr-defined]  # the same
     pin, address, _ = _memory.writable(BUFFER)
     assert uring.ProvideBuffers(BUFFER, bgid=0).sqe().addr == address
     assert len(pin) == 64
