@@ -72,7 +72,7 @@ def test_trial_setups_find_what_the_query_says() -> None:
     found = probe()
     if found.last_register_opcode is None:
         pytest.skip("this kernel has no REGISTER_QUERY")
-    ring, _, _ = setup(
+    ring, _inbox, _params, _end = setup(
         1, SetupFlags(0), cq_entries=None, sq_thread_cpu=None, sq_thread_idle_ms=None, wq_fd=None
     )
     known = SetupFlags(sum(SetupFlags))

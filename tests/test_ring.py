@@ -1269,3 +1269,32 @@ def test_two_operations_with_one_number_are_not_told_apart(
         os.close(feeds)
     assert [(cqe.user_data, cqe.op) for cqe in completions] == [(5, None), (5, None)]
     assert ring.in_flight == 0
+
+
+def test_ring_in_a_cycle_is_closed_for_who_is_collected_after_it(pipe: tuple[int, int]) -> None:
+    """A finalizer of the same cycle that looks at the ring finds it closed, and its memory there."""
+    told: list[str] = []
+
+    class Late:
+        """Made after the ring, so collected after it."""
+
+        def __init__(self, ring: uring.Ring, buffer: bytearray) -> None:
+            self.ring, self.buffer, self.itself = ring, buffer, self
+
+        def __del__(self) -> None:
+            with pytest.raises(uring.RingClosedError) as info:  # asks the shim at once
+                self.ring.sq.head  # noqa: B018 - the look is the test
+            told.append(str(info.value))
+            self.buffer.append(0)  # no export is left: the kernel has given it back
+
+    def cycle() -> None:
+        ring = uring.Ring(8)
+        late = Late(ring, bytearray(8))
+        ring.queue(uring.Read(pipe[0], late.buffer))
+        ring.submit()
+        ring._late = late  # type: ignore[attr-defined]  # to close the cycle
+
+    cycle()
+    with pytest.warns(ResourceWarning, match="without close"):
+        gc.collect()
+    assert told == ["the ring is closed"]

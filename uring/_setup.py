@@ -116,11 +116,14 @@ def setup(
     sq_thread_cpu: int | None,
     sq_thread_idle_ms: int | None,
     wq_fd: int | None,
-) -> "tuple[CData, CData, RingParams]":
+) -> "tuple[CData, CData, RingParams, CData]":
     """
-    Make a ring and map it: (the shim's struct, its inbox, what the kernel granted).
+    Make a ring and map it: (the shim's struct, its inbox, what the kernel granted, its end).
 
-    The inbox is where the shim leaves completions; it must be kept as long as the struct.
+    The inbox is where the shim leaves completions; it must be kept as long as the struct. The end
+    closes the ring when it is dropped, until who has the ring takes that over with
+    `ffi.gc(end, None)`. It is not the struct itself: the collector finalizes what is in a cycle in
+    any order, and somebody may still look at the struct afterwards.
     """
     given = {
         "cq_entries": cq_entries,
@@ -149,9 +152,10 @@ def setup(
         raise ValueError(
             f"CQE_MIXED needs a completion queue of {_MIXED_ENTRIES_MIN} at least: pass cq_entries"
         )
-    # The struct owns the descriptor and the mappings from the first moment: an exception in here,
-    # Ctrl-C included, leaves them to its destructor.
-    ring = ffi.gc(ffi.new("struct uring *"), lib.uring_exit)
+    # The end owns the descriptor and the mappings from the first moment: an exception in here,
+    # Ctrl-C included, leaves them to it.
+    ring = ffi.new("struct uring *")
+    end = ffi.gc(ring, lib.uring_exit)
     error = lib.uring_setup(ring, entries, params)
     if error < 0:
         lacking = _lacking(flags) if error == -errno.EINVAL else None
@@ -167,7 +171,7 @@ def setup(
         )
     if error < 0:
         raise call_error("mmap of the ring", -error)
-    return ring, inbox, _granted(params)
+    return ring, inbox, _granted(params), end
 
 
 def _inbox(params: "CData") -> "CData":
@@ -205,7 +209,7 @@ def _granted(params: "CData") -> RingParams:
 
 def _lacking(flags: SetupFlags) -> UnsupportedSetupError | None:
     """The error that says which of the flags this kernel does not know; None when it knows all."""
-    ring, _inbox, _params = setup(
+    ring, _inbox, _params, _end = setup(
         1, SetupFlags(0), cq_entries=None, sq_thread_cpu=None, sq_thread_idle_ms=None, wq_fd=None
     )
     try:

@@ -171,7 +171,7 @@ def probe() -> Probe:
 
     Kernel: 5.6; with REGISTER_QUERY 6.18. liburing: io_uring_get_probe(3).
     """
-    ring, _inbox, params = setup(
+    ring, _inbox, params, _end = setup(
         1, SetupFlags(0), cq_entries=None, sq_thread_cpu=None, sq_thread_idle_ms=None, wq_fd=None
     )
     try:

@@ -48,7 +48,7 @@ from typing import Final, NoReturn, Self
 from uring import _teardown
 from uring._checks import check_range
 from uring._core import CLOSED, FORKED, NO_FD, lives
-from uring._ffi import lib
+from uring._ffi import ffi, lib
 from uring._inflight import InFlight
 from uring._providing import ProvideSide
 from uring._registering import RegisterSide
@@ -119,7 +119,7 @@ class Ring(StreamSide, WaitingSide, RegisterSide, ProvideSide, RingFdSide):
             raise TypeError("a Ring is set up once: make another one")
         if isinstance(attach_wq, Ring):
             attach_wq = attach_wq.fileno()
-        shim, inbox, params = setup(
+        shim, inbox, params, end = setup(
             entries,
             flags,
             cq_entries=cq_entries,
@@ -131,6 +131,7 @@ class Ring(StreamSide, WaitingSide, RegisterSide, ProvideSide, RingFdSide):
         self._closing_lock = threading.RLock()
         _teardown.watch(self)
         self._fd = int(shim.fd) if shim.fd >= 0 else NO_FD
+        ffi.gc(end, None)  # from here on __del__ does it, which waits for what is in flight
 
     # ---- looking at it ----
 
