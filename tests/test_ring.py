@@ -1272,7 +1272,7 @@ def test_two_operations_with_one_number_are_not_told_apart(
 
 
 def test_ring_in_a_cycle_is_closed_for_who_is_collected_after_it(pipe: tuple[int, int]) -> None:
-    """A finalizer of the same cycle that looks at the ring finds it closed, and its memory there."""
+    """A finalizer of the same cycle that looks at the ring finds it closed, its memory there."""
     told: list[str] = []
 
     class Late:
