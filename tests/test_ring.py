@@ -1253,21 +1253,50 @@ def test_two_operations_with_one_number_are_not_told_apart(
     ring: uring.Ring, pipe: tuple[int, int]
 ) -> None:
     """Under a shared number the second may end first, so no completion claims to be of either."""
-    first, second = bytearray(3), bytearray(1)
     reads, feeds = os.pipe()
     try:
-        ring.queue(uring.Read(pipe[0], first), user_data=5)
-        ring.queue(uring.Read(reads, second), user_data=5)
+        ring.queue_all([uring.Read(fd, bytearray(8), user_data=5) for fd in (pipe[0], reads)])
         ring.submit()
-        os.write(feeds, b"x")
-        ring.submit_and_wait(1)
-        os.write(pipe[1], b"abc")
-        ring.submit_and_wait(2)
+        for count, (outlet, data) in enumerate(((feeds, b"x"), (pipe[1], b"abc")), 1):
+            os.write(outlet, data)
+            until(lambda: ring.cq_ready() == count)  # noqa: B023 - the lambda ends within the loop
         completions = ring.copy_cqes()
     finally:
         os.close(reads)
         os.close(feeds)
-    assert [(cqe.user_data, cqe.op) for cqe in completions] == [(5, None), (5, None)]
+    assert [(cqe.res, cqe.op) for cqe in completions] == [(1, None), (3, None)]
+    assert ring.in_flight == 0
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    """Wait for what nothing tells, without copying completions out."""
+    deadline = time.monotonic() + 10
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_refused_operations_leave_the_claims_of_others(
+    ring: uring.Ring, pipe: tuple[int, int]
+) -> None:
+    """A number that makes descriptors stays apart when another queueing of it was refused."""
+    ring.queue(uring.Openat("/", user_data=5))
+    ring.queue(uring.PollAdd(pipe[0], user_data=6))
+    with pytest.raises(ValueError, match="0x6 is in use"):
+        ring.queue_all([uring.Openat("/", user_data=5), uring.Pipe(user_data=6)])
+    with pytest.raises(ValueError, match="0x5 is in use"):
+        ring.queue(uring.Nop(), user_data=5)
+    assert ring.in_flight == 2
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_must_be_alone_is_refused_a_shared_number_at_once(
+    ring: uring.Ring, order: int
+) -> None:
+    """Of two operations of one queue_all(), in either order, and of two of the same kind."""
+    for other in (uring.Nop(user_data=6), uring.Pipe(user_data=6)):
+        with pytest.raises(ValueError, match="0x6 is in use"):
+            ring.queue_all([other, uring.Pipe(user_data=6)][::order])
     assert ring.in_flight == 0
 
 

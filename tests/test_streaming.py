@@ -670,3 +670,24 @@ def test_overflow_ends_a_stream_and_loses_nothing(
         client.close()
     assert descriptors() == before
     assert quiet(ring)
+
+
+def test_stream_that_another_submits_keeps_its_completion(ring_refusal: str) -> None:
+    """Submitted and waited for by somebody else, alone, it is not given out by copy_cqe()."""
+    assert not ring_refusal
+    told: list[BaseException] = []
+
+    class Hasty(uring.Ring):
+        """A ring that another thread uses at the worst moment."""
+
+        def submit(self) -> int:
+            """Wait at once, and take what comes."""
+            submitted = self.submit_and_wait(1)
+            with pytest.raises(TimeoutError) as info:
+                self.copy_cqe(timeout=0)
+            told.append(info.value)
+            return submitted
+
+    with Hasty(4) as ring, ring.stream(uring.Nop()) as stream:
+        assert [cqe.res for cqe in stream] == [0]
+    assert len(told) == 1

@@ -355,7 +355,7 @@ class Claims:
 
     def withdraw(self, found: Mapping[int, Claim], before: dict[int, Claim | None]) -> None:
         """
-        Take back claims for what is not queued after all, and put back what was there before.
+        Take back claims for what is not queued after all, but those that there were before.
 
         One that stayed would be taken for that of whoever has the number, whose completion would
         then end others, or not even itself. Only the claim of a kind of operation may stay while
@@ -363,12 +363,10 @@ class Claims:
         """
         self.index()
         for number, claim in found.items():
-            former, is_used = before[number], number in self.entries or number in self.shared
+            is_used = number in self.entries or number in self.shared
             if self.claims.get(number) is not claim:  # a signal handler has made another
                 continue
-            if former is not None:
-                self.claims[number] = former
-            elif not (is_used and isinstance(claim, type)):
+            if before[number] is None and not (is_used and isinstance(claim, type)):
                 self.claims.pop(number, None)
 
     def _kinds(
