@@ -22,6 +22,7 @@ FLOORS = [
     {"_running", "_registering", "_providing"},
     {"_calls"},
     {"_submission", "_completion", "_ringfd"},
+    {"_records", "_landing"},
     {"_core"},
     {"statx"},
     {"_views", "_teardown", "batch"},

@@ -10,6 +10,7 @@ The layers, from the top; each imports only from those below it:
     _running  _registering  _providing      Ring.run(): whole batches, in C; registering; groups
     _calls                                  io_uring_register(2), and what is done by it alone
     _submission  _completion  _ringfd       its two sides; rings that a thread has registered
+    _records  _landing                      what is queued, and what has come: their first steps
     _core                                   the floor that they share
     statx                                   many of a tree at once
     batch  _views  _teardown                prepared batches; looking at a ring; rings nobody closes

@@ -16,7 +16,7 @@ from uring._checks import check_range
 from uring._completion import deadline_ns
 from uring._core import NO_FD, NOT_PLAIN, Core
 from uring._ffi import ffi, lib
-from uring._submission import reached_by
+from uring._records import reached_by
 from uring.errors import RingClosedError, UnsupportedError, UringError, register_error
 from uring.flags import MsgRingFlags, Opcode, RegisterOpcode
 from uring.probe import last_register_opcode

@@ -23,18 +23,13 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from uring._checks import check_range
-from uring._claims import Ended, Subject
-from uring._core import Core
 from uring._ffi import ffi, lib
-from uring._leases import Landing
+from uring._landing import LandingSide
 from uring._memory import nanoseconds
-from uring._pledges import Pledge
 from uring._setup import RingParams
-from uring.completions import CQE, EMPTY, Answer, Completions, cqe_size
+from uring.completions import CQE, EMPTY, Completions
 from uring.errors import UnsupportedError
-from uring.flags import CQE_BUFFER_SHIFT, CQEFlags, Features
-from uring.operations._groups import GroupPin
-from uring.registry.buffer_rings import BufferRing, SendBufferRing
+from uring.flags import CQEFlags, Features
 from uring.registry.waits import NEVER_NS, Timeout, WaitArg, WaitEnd
 from uring.sqe import UINT32_MAX
 
@@ -71,12 +66,11 @@ def parted(kept: Completions, places: list[int]) -> tuple[Completions, Completio
     return kept._only(places) or EMPTY, kept._only(left) or EMPTY
 
 
-class CompletionSide(Core):
+class CompletionSide(LandingSide):
     """Waiting and copying out."""
 
     def __init__(self, shim: "CData", inbox: "CData", params: RingParams) -> None:
         super().__init__(shim, inbox, params)
-        self._cqe_size = cqe_size(params.flags)
         self._landed = memoryview(ffi.buffer(inbox))
         self._cq_limit = params.cq_entries
         self._had = 0
@@ -382,58 +376,6 @@ class CompletionSide(Core):
 
     def _limit(self, max_nr: int | None) -> int:
         return self._cq_limit if max_nr is None or max_nr > self._cq_limit else max_nr
-
-    def _settled(
-        self, cqes: memoryview, result: int, had: int, *, is_final: bool = False
-    ) -> tuple[Completions, Ended, Landing | None]:
-        """
-        What the shim has answered: (the completions, what they end, the buffers that they have).
-
-        Leases are made only for what is about to be had. The lock is held.
-        """
-        size = self._cqe_size
-        raw = bytes(cqes[: (result & UINT32_MAX) * size])
-        numbers = memoryview(raw).cast("Q")[:: size // 8].tolist()
-        subjects = self._in_flight.look_up(numbers)
-        completions = Completions(raw, subjects, cqe_size=size)
-        flags = completions.flags.tolist() if result >> 32 & (_MORE | _BUFFER) else None
-        landing = None
-        if is_final and result >> 32 & _BUFFER and flags is not None:
-            landing = self._land(subjects, completions.res.tolist(), flags)
-        if is_final and self._in_flight.has_pledges:
-            self._settle_pledges(subjects, completions.res.tolist())
-        return completions, (had, numbers, flags), landing
-
-    def _land(self, subjects: list[Subject], results: list[int], flags: list[int]) -> Landing:
-        """Put leases in the place of the groups that buffers were taken from."""
-        landing = Landing(self._stays)
-        for index, flag in enumerate(flags):
-            subject = subjects[index]
-            if not flag & _BUFFER or not isinstance(subject, Answer):
-                continue
-            pin = subject.memory
-            group = pin.group if isinstance(pin, GroupPin) else pin
-            if isinstance(group, BufferRing | SendBufferRing):
-                lease = landing.lease(
-                    group._block,
-                    flag >> CQE_BUFFER_SHIFT,
-                    max(0, results[index]),
-                    has_more=bool(flag & _BUF_MORE),
-                )
-                if isinstance(group, BufferRing):
-                    memory = pin.with_lease(lease) if isinstance(pin, GroupPin) else lease
-                    subjects[index] = Answer(subject.operation, memory)
-                else:
-                    landing.sent.append(lease)
-                    group._block.is_unsure = group._block.is_unsure or results[index] < 0
-        return landing
-
-    @staticmethod
-    def _settle_pledges(subjects: list[Subject], results: list[int]) -> None:
-        """What was promised for an operation that has failed is taken back."""
-        for subject, res in zip(subjects, results, strict=True):
-            if isinstance(subject, Answer) and isinstance(subject.memory, Pledge):
-                subject.memory.settle(res)
 
     def _wait(self, wait_nr: int, end_ns: int, *, is_for_others: bool = False) -> bool:
         """

@@ -1,5 +1,5 @@
 """
-The submission side: from an operation to an SQE that the kernel has taken.
+The submission side: from a record to an SQE that the kernel has taken.
 
 `_pending` is a list whose item 0 is how many records were placed before those behind it, so that
 trimming what was placed is one slice assignment: whole, or not done at all. Appending takes no
@@ -13,29 +13,20 @@ item against 10) and dearer to fill, which evens out, and a tuple has an identit
 """
 
 import errno
-import struct
 import sys
 import traceback
 from array import array
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from uring import _teardown
-from uring._checks import check_range
-from uring._claims import FIRST_DRAWN, Record, Subject, is_linked, skips
-from uring._core import Core
+from uring._claims import FIRST_DRAWN, Record, is_linked, skips
 from uring._ffi import ffi, lib
 from uring._inflight import Recent
-from uring._pledges import UNKNOWN_RING, Alias, MessagePledge, Pledge, Promised, RenamePledge
+from uring._records import RecordSide
 from uring._setup import RingParams
-from uring.completions import Answer
-from uring.errors import SubmissionQueueFull, UnsupportedError
-from uring.flags import Opcode, SetupFlags
-from uring.probe import known_opcodes
-from uring.registry.buffer_rings import check_group
-from uring.sqe import NO_FLAGS, SQE_SIZE, UINT32_MAX, UINT64_MAX, Queueable
-from uring.sqe import encoded as encode
+from uring.errors import SubmissionQueueFull
+from uring.flags import SetupFlags
+from uring.sqe import NO_FLAGS, SQE_SIZE, UINT32_MAX, Queueable
 
 if TYPE_CHECKING:
     from uring._uring import CData
@@ -56,48 +47,13 @@ def needs_claims(op: Queueable, record: Record) -> bool:
     return record[0] < FIRST_DRAWN and (op._makes_descriptor or op._is_sole)
 
 
-def reached_by(fd: int) -> tuple[Promised | None, Alias | None]:
-    """
-    What a message to this descriptor is for: a ring of this process, or None when it is no ring.
-
-    The second is by what the message is to go there; None when the descriptor is not open.
-
-    Raises:
-        ValueError: it is a ring of somebody else, or nobody can tell.
-        OSError: EMFILE, there is no room for one more descriptor.
-    """
-    for ring in _teardown.open_rings():
-        if isinstance(ring, Core) and ring._fd == fd:
-            alias = ring._held.alias
-            if alias is None:
-                alias = Alias(fd)
-            if ring._fd == fd and ring._refusal is None:  # so it was the ring's until now
-                ring._held.alias = alias
-                return ring, alias
-    try:
-        alias = Alias(fd)
-    except OSError as error:
-        if error.errno != errno.EBADF:
-            raise
-        return None, None
-    try:
-        is_ring = str(Path(f"/proc/self/fd/{alias.fd}").readlink()) == "anon_inode:[io_uring]"
-    except OSError:  # it is open; so there is no /proc that would tell
-        is_ring = True
-    if is_ring:
-        raise ValueError(UNKNOWN_RING)
-    return None, alias
-
-
-class SubmissionSide(Core):
+class SubmissionSide(RecordSide):
     """Queueing and submitting."""
 
     def __init__(self, shim: "CData", inbox: "CData", params: RingParams) -> None:
         super().__init__(shim, inbox, params)
         self._is_sqpoll = bool(params.flags & SetupFlags.SQPOLL)
-        self._has_sqe128 = bool(params.flags & SetupFlags.SQE128)
         self._room = params.sq_entries  # as many may be pending without asking the kernel
-        self._next_number = FIRST_DRAWN
 
     def sq_ready(self) -> int:
         """Return how many operations are queued that the kernel has not taken yet."""
@@ -236,89 +192,6 @@ class SubmissionSide(Core):
                 self._pending.extend(records)
         self._check_open()
         return [record[0] for record in records]
-
-    def _record(self, op: Queueable, user_data: int | None) -> Record:
-        try:
-            prepared = op._prepared
-            encoded, pins = prepared or encode(op)
-        except (AttributeError, TypeError):
-            self._check_operation(op)
-            raise
-        if op._is_probed:
-            self._check_opcode(op, encoded[0])
-        if op._takes_buffer:
-            check_group(op, encoded, self)
-        if not prepared and len(encoded) != SQE_SIZE and not self._has_sqe128:
-            raise ValueError(
-                f"{op!r} has an SQE of {len(encoded)} bytes, which takes a ring with"
-                " SetupFlags.SQE128"
-            )
-        if user_data is None:
-            user_data = op.user_data
-            if user_data is None:
-                return self._draw(1), encoded, self._subject(op, pins), pins
-        if type(user_data) is not int or not 0 <= user_data <= UINT64_MAX:
-            user_data = check_range("user_data", user_data, 0, UINT64_MAX)
-        if pins is None:
-            return user_data, encoded, op, None
-        return user_data, encoded, self._subject(op, pins), pins
-
-    def _draw(self, count: int) -> int:
-        """The first of `count` numbers in a row that nobody has had."""
-        while True:
-            number = self._next_number  # no call between this and the store
-            self._next_number = number + count
-            in_flight = self._in_flight
-            if not in_flight.has_high or not in_flight.is_claimed(range(number, number + count)):
-                return number
-
-    def _pledged(self, op: Queueable, record: Record) -> Record:
-        """See to what an operation does besides its own completion; it is then its record."""
-        number, encoded, _, pins = record
-        if op._lends_to_ring:
-            address, length = struct.unpack_from("=QI", encoded, 16)
-            self._held.provided[address, length * int.from_bytes(encoded[4:8], sys.byteorder)] = (
-                pins
-            )
-            return record
-        # From the record: an object may tell another number the next time that it is asked.
-        fd, off, addr = struct.unpack_from("=iQQ", encoded, 4)
-        pledge: Pledge
-        if op._message() is not None:
-            target, alias = reached_by(fd)
-            fd = -1 if alias is None else alias.fd
-            encoded = encoded[:4] + fd.to_bytes(4, sys.byteorder, signed=True) + encoded[8:]
-            if target is None or alias is None:
-                return number, encoded, record[2], (pins, alias)
-            pledge = MessagePledge(target, off, alias)
-        elif op._renaming() is not None:
-            pledge = RenamePledge(self, (addr, off))
-        else:
-            return record
-        self._is_plain = False
-        self._in_flight.has_pledges = True
-        return number, encoded, Answer(op, pledge), pledge
-
-    def _subject(self, op: Queueable, pins: object) -> Subject:
-        return Answer(op, pins) if pins is not None and op._keeps_memory else op
-
-    def _check_opcode(self, op: Queueable, number: int) -> None:
-        known = known_opcodes(self._shim)
-        if known is not None and number not in known:
-            opcode = Opcode(number)
-            raise UnsupportedError(
-                errno.EOPNOTSUPP,
-                f"this kernel lacks {type(op).__name__}: {opcode.name} needs Linux {opcode.since}",
-            )
-
-    def _check_operation(self, op: object) -> None:
-        if not isinstance(op, Queueable):
-            what = type(op).__name__
-            if isinstance(op, type):
-                what = "a class: make an instance of it"
-            elif isinstance(op, tuple | list):
-                what += ": pass it to queue_all()"
-            raise TypeError(f"the ring queues operations and SQEs, not {what}")
 
     def _claim_and_append(self, records: Sequence[Record], high: Sequence[int]) -> None:
         """
