@@ -425,7 +425,9 @@ def test_resize_while_other_threads_look(ring_refusal: str) -> None:
 
 
 def test_resize_waits_for_who_is_inside(
-    missing_page: tuple[mmap.mmap, int, threading.Event], ring_refusal: str
+    missing_page: tuple[mmap.mmap, int, threading.Event],
+    ring_refusal: str,
+    until: Callable[..., None],
 ) -> None:
     """A thread that is copying out of the queue is not left without it."""
     assert not ring_refusal
@@ -440,8 +442,7 @@ def test_resize_waits_for_who_is_inside(
         )
         copying.start()
         stat = Path(f"/proc/self/task/{copying.native_id}/wchan")
-        while "userfault" not in stat.read_text(encoding="ascii"):
-            time.sleep(0.001)
+        until(lambda: "userfault" in stat.read_text(encoding="ascii"))
         start = time.monotonic()
         threading.Timer(0.2, released.set).start()
         ring.resize(64)
