@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from enum import Enum
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 from uring._checks import check_range
 from uring._completion import deadline_ns, without
@@ -21,9 +21,6 @@ from uring._running import RunSide
 from uring.completions import CQE, close_all, descriptors_of
 from uring.errors import UringError
 from uring.sqe import UINT64_MAX, Queueable
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 _CLOSE_SECONDS: Final = 30.0  # as Ring.close() waits for what it has cancelled
 _SLICE_NS: Final = 50_000_000  # then what is still there is cancelled again
@@ -144,12 +141,7 @@ class Stream(Iterator[CQE]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _value: BaseException | None,
-        _traceback: "TracebackType | None",
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def __del__(self) -> None:

@@ -6,11 +6,12 @@ from typing import Any, Final
 import attrs
 
 from uring import _file_memory, _memory
+from uring._checks import check_range
 from uring.file_flags import AtFlags, RenameFlags, ResolveFlags, StatxMask
 from uring.flags import Opcode
 from uring.operations._base import MakesFile, operation
 from uring.operations._named import Named
-from uring.sqe import Fixed, HasFileno, descriptor, file_index
+from uring.sqe import UINT32_MAX, Fixed, HasFileno, descriptor, file_index
 
 __all__ = [
     "Linkat",
@@ -41,9 +42,7 @@ def _directory(dir_fd: int | HasFileno | None) -> int:
 def _directory_in_len(dir_fd: int | HasFileno | None) -> int:
     """The same where the kernel reads it from the 32 bits of ``sqe->len``."""
     number = _directory(dir_fd)
-    if not -(2**31) <= number < 2**31:
-        raise ValueError(f"new_dir_fd must be in {-(2**31)}..{2**31 - 1}, not {number}")
-    return number & 0xFFFFFFFF
+    return check_range("new_dir_fd", number, -(2**31), 2**31 - 1) & UINT32_MAX
 
 
 @operation
