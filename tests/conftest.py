@@ -80,6 +80,8 @@ def ring(ring_refusal: str, request: pytest.FixtureRequest) -> Iterator[uring.Ri
 class Drive:
     """A ring with what most tests of operations do: run some, and look at what comes."""
 
+    seconds = SECONDS
+
     def __init__(self, ring: uring.Ring) -> None:
         self.ring = ring
 
@@ -91,7 +93,7 @@ class Drive:
 
     def take(self, count: int = 1) -> list[uring.CQE]:
         """Give the next completions, in the order in which they come."""
-        return [self.ring.copy_cqe(timeout=SECONDS) for _ in range(count)]
+        return [self.ring.copy_cqe(timeout=self.seconds) for _ in range(count)]
 
     def collect(self, numbers: list[int]) -> list[uring.CQE]:
         """Give the one completion of each number, in their order; no others may come."""
