@@ -21,7 +21,7 @@ import uring
 
 HELD: Final = "held"
 LIMIT_SECONDS: Final = 100
-"""After which a program shows where it hangs, and ends. Each takes a few; a loaded machine, many."""
+"""After which a program shows where it hangs, and ends. Each takes a few, under load many."""
 
 URANDOM_BYTES: Final = 16 << 20
 """A read of /dev/urandom that keeps a worker of the kernel busy for some 40 ms."""
