@@ -63,10 +63,9 @@ class Openat(Named, MakesFile):
     Lifetime: the path is copied and held until the completion.
     Completion: res is the new descriptor; it is the caller's to close. One that nobody has copied
         out when the ring closes is closed with it. With a slot, `result()` is the `Fixed`, and res
-        0 for a given one, the index for AUTO.
-    Raises: from `CQE.result()`, FileNotFoundError and the like, with the path in `filename`; with
-        a slot, OSError with ENFILE when AUTO finds none free, EINVAL for one out of range; without
-        a table, ENFILE for AUTO and ENXIO else.
+        0 for a given one, the index for AUTO. With a slot, ENFILE when AUTO finds none free, EINVAL
+        for one out of range; without a table, ENFILE for AUTO and ENXIO else. An error has the path
+        in `filename`.
 
     Kernel: 5.6; slots 5.15, AUTO 5.19.
     liburing: io_uring_prep_openat(3), io_uring_prep_openat_direct(3).
@@ -109,10 +108,9 @@ class Openat2(Named, MakesFile):
     Lifetime: the path is copied and held until the completion.
     Completion: res is the new descriptor; it is the caller's to close. One that nobody has copied
         out when the ring closes is closed with it. With a slot, `result()` is the `Fixed`, and res
-        0 for a given one, the index for AUTO.
-    Raises: from `CQE.result()`, FileNotFoundError and the like, with the path in `filename`; with
-        a slot, OSError with ENFILE when AUTO finds none free, EINVAL for one out of range; without
-        a table, ENFILE for AUTO and ENXIO else.
+        0 for a given one, the index for AUTO. With a slot, ENFILE when AUTO finds none free, EINVAL
+        for one out of range; without a table, ENFILE for AUTO and ENXIO else. An error has the path
+        in `filename`.
 
     Kernel: 5.6; slots 5.15, AUTO 5.19.
     liburing: io_uring_prep_openat2(3), io_uring_prep_openat2_direct(3).
@@ -160,8 +158,7 @@ class Statx(Named):
     Lifetime: the path is copied and held until the completion; the room for the answer is the
         ring's, until the result has been read.
     Completion: res is 0. `result()` is a `StatxResult`; None when the operation shared its
-        user_data.
-    Raises: from `CQE.result()`, FileNotFoundError and the like, with the path in `filename`.
+        user_data. An error has the path in `filename`.
 
     Kernel: 5.6. liburing: io_uring_prep_statx(3).
     """
@@ -203,8 +200,7 @@ class Unlinkat(Named):
             time when the kernel looks.
 
     Lifetime: the path is copied and held until the completion.
-    Completion: res is 0.
-    Raises: from `CQE.result()`, FileNotFoundError and the like, with the path in `filename`.
+    Completion: res is 0. An error has the path in `filename`.
 
     Kernel: 5.11. liburing: io_uring_prep_unlinkat(3).
     """
@@ -233,8 +229,7 @@ class Mkdirat(Named):
             time when the kernel looks.
 
     Lifetime: the path is copied and held until the completion.
-    Completion: res is 0.
-    Raises: from `CQE.result()`, FileExistsError and the like, with the path in `filename`.
+    Completion: res is 0. An error has the path in `filename`.
 
     Kernel: 5.15. liburing: io_uring_prep_mkdirat(3).
     """
@@ -263,8 +258,7 @@ class Symlinkat(Named):
             time when the kernel looks.
 
     Lifetime: both paths are copied and held until the completion.
-    Completion: res is 0.
-    Raises: from `CQE.result()`, FileExistsError and the like, with the linkpath in `filename`.
+    Completion: res is 0. An error has the linkpath in `filename`.
 
     Kernel: 5.15. liburing: io_uring_prep_symlinkat(3).
     """
@@ -299,9 +293,7 @@ class Linkat(Named):
         new_dir_fd: the same for newpath.
 
     Lifetime: both paths are copied and held until the completion.
-    Completion: res is 0.
-    Raises: from `CQE.result()`, FileExistsError and the like, with the paths in `filename` and
-        `filename2`.
+    Completion: res is 0. An error has the paths in `filename` and `filename2`.
 
     Kernel: 5.15. liburing: io_uring_prep_linkat(3).
     """
@@ -335,9 +327,7 @@ class Renameat(Named):
         new_dir_fd: the same for newpath.
 
     Lifetime: both paths are copied and held until the completion.
-    Completion: res is 0.
-    Raises: from `CQE.result()`, FileNotFoundError and the like, with the paths in `filename` and
-        `filename2`.
+    Completion: res is 0. An error has the paths in `filename` and `filename2`.
 
     Kernel: 5.11. liburing: io_uring_prep_renameat(3).
     """

@@ -41,8 +41,8 @@ class Pipe(MakesFile):
     Completion: res is 0. `result()` is (the end to read from, the end to write to): descriptors,
         which are the caller's to close, or `Fixed` when there is a slot. Descriptors that nobody
         has copied out when the ring closes are closed with it. It cannot share its user_data.
-    Raises: from `CQE.result()`, OSError with EMFILE or ENFILE when there is no descriptor, or not
-        two free slots; with EINVAL when a slot is out of range.
+        EMFILE or ENFILE when there is no descriptor, or not two free slots; EINVAL when a slot is
+        out of range.
 
     Kernel: 6.16. liburing: io_uring_prep_pipe(3), io_uring_prep_pipe_direct(3).
     """
