@@ -494,18 +494,23 @@ def test_resize_from_signal_handlers(ring_refusal: str) -> None:
 
 
 def run(program: str) -> subprocess.CompletedProcess[str]:
-    """Run a program as a process of its own."""
+    """Run a program as a process of its own, which can import what is in the folder `faults`."""
     command = [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(program)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    faults = Path(__file__).parent / "faults"
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, cwd=faults
+    )
 
 
-def test_resize_without_memory_closes_the_ring(ring_refusal: str) -> None:
-    """The mapping fails: RegisterError, a closed ring, no descriptor left, and memory kept."""
+@pytest.mark.parametrize("offset", [0x10000000, 0], ids=["SQEs", "rings"])
+def test_resize_without_memory_closes_the_ring(ring_refusal: str, offset: int) -> None:
+    """Either mapping fails: RegisterError, a closed ring, no descriptor left, and memory kept."""
     assert not ring_refusal
     ended = run(
-        """
-        import errno, gc, os, resource, sys, warnings, weakref
+        f"""
+        import errno, gc, os, sys, warnings, weakref
         import uring
+        from fault_filters import MMAP, refuse
         from uring import SetupFlags as F
 
         warnings.simplefilter("always")
@@ -521,8 +526,7 @@ def test_resize_without_memory_closes_the_ring(ring_refusal: str) -> None:
         ring.queue(uring.Read(read, memory, offset=-1))
         ring.submit()
         del memory
-        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + 2**20, -1))
+        refuse(MMAP, errno.ENOMEM, {{4: ring.fd, 5: {offset}}})
         try:
             ring.resize(32768)
         except uring.RegisterError as error:
