@@ -63,7 +63,28 @@ def publish(ring: Ring, count: int, first: int) -> None:
         shim.sq_tail[0] = (shim.sq_tail[0] + 1) & 0xFFFFFFFF
 
 
+def mapped() -> int:
+    """How many bytes of rings this process has mapped."""
+    total = 0
+    for line in Path("/proc/self/maps").read_text("ascii").splitlines():
+        if line.endswith("[io_uring]"):
+            start, end = line.split()[0].split("-")
+            total += int(end, 16) - int(start, 16)
+    return total
+
+
 # ---- what it does ----
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_resize_maps_what_a_new_ring_maps(shape: F) -> None:
+    """A ring of 4096 entries has as much memory mapped, however it came to have them."""
+    others = mapped()
+    with Ring(4096, flags=DEFER | shape):
+        expected = mapped()
+    with Ring(8, flags=DEFER | shape) as ring:
+        ring.resize(4096)
+        assert mapped() == expected > others
 
 
 @pytest.mark.parametrize("entries", SIZES)

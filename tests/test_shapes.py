@@ -728,6 +728,22 @@ def test_mixed_wait_counts_completions_not_places(flags: SetupFlags, wait_nr: in
             assert {cqe.big_cqe for cqe in taken} == {(turn, turn + 1)}
 
 
+def test_mixed_count_has_each_completion_once() -> None:
+    """Where the tail has passed a full queue by one, its first completion does not count twice."""
+    with Ring(4, flags=F.CQE_MIXED, cq_entries=4) as ring:
+        # The third waits in the kernel behind a filler, over which the fourth is written.
+        ring.queue_all([either(n, is_big=n in {1, 2}) for n in range(4)])
+        ring.submit()
+        assert ring.cq.tail - ring.cq.head == 5
+        assert ring.cq_ready() == 3
+        assert sorted(map(seen, ring.copy_cqes(wait_nr=4))) == [
+            (0, False),
+            (1, True),
+            (2, True),
+            (3, False),
+        ]
+
+
 def test_mixed_waiters_of_several_threads_all_end() -> None:
     """Threads that wait for all that the queue holds wake when big ones fill it early."""
     with Ring(4, flags=F.CQE_MIXED) as ring:

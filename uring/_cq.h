@@ -85,6 +85,8 @@ static void cq_copy(const struct uring *ring, uint32_t place, uint32_t count, ch
  * before. So we blot that place out when we have passed it. When it is found so, nothing is there;
  * and what belongs there is in the last place, if that was a filler when we passed it. As long as
  * that may come to be, the head stays before the filler, or the kernel could use the place again.
+ * The tail may so come to be one beyond a full queue: who only counts has blotted nothing out, and
+ * must not count the first place twice.
  */
 static uint32_t mixed_head(const struct uring *ring)
 {
@@ -128,7 +130,8 @@ static struct mixed_place mixed_look(const struct uring *ring, uint32_t place,
 {
     struct mixed_place found = {.cqe = cq_at(ring, place), .size = CQE_SIZE, .places = 1};
     uint32_t flags = load_acquire((const uint32_t *)(const void *)(found.cqe + CQE_FLAGS));
-    if ((place & ring->cq_mask) == 0 && memcmp(found.cqe, blot, CQE_SIZE) == 0) {
+    if ((place & ring->cq_mask) == 0 &&
+        (memcmp(found.cqe, blot, CQE_SIZE) == 0 || place - ring->cq_taken == ring->cq_entries)) {
         found.cqe = after_filler ? cq_at(ring, place - 1) : NULL;
     } else if (flags & CQE_SKIP) {
         found.cqe = NULL;

@@ -151,7 +151,7 @@ static int resize(struct uring *ring, uint64_t start, struct uring_params *p)
         free(stash);
         return ret;
     }
-    if (p->sq_off.array == 0) /* so up to 7.0 */
+    if (p->sq_off.array == 0 && ring->sq_array != 0) /* so up to 7.0 */
         p->sq_off.array = array_place(ring, p->cq_entries);
     ring->cq_entries = p->cq_entries; /* as many fit into the inbox: see the look above */
     cq_take(ring, p->cq_entries);     /* from the old queue, which stands as long as it is mapped */
