@@ -62,7 +62,7 @@ static void cqe_copy(char *out, const char *cqe, uint32_t size)
     if (size == CQE_SIZE)
         memcpy(out, cqe, CQE_SIZE);
     else
-        memcpy(out, cqe, 2 * CQE_SIZE);
+        memcpy(out, cqe, 2 * (size_t)CQE_SIZE);
 }
 
 /* Copies `count` CQEs from `place` on, around the end of the queue. */
@@ -164,8 +164,8 @@ __attribute__((noinline)) static uint32_t mixed_take(struct uring *ring, uint32_
     uint32_t end = taken + ready;
     while ((int32_t)(end - taken) > 0) {
         struct mixed_place found = mixed_look(ring, taken, ring->after_filler);
-        char cqe[2 * CQE_SIZE] = {0};
         if (found.cqe != NULL) {
+            char cqe[2 * CQE_SIZE] = {0};
             memcpy(cqe, found.cqe, found.size);
             if (ring->runs == NULL || !run_takes(ring, cqe)) {
                 if (ring->inbox_count == ring->cq_entries || (ring->runs == NULL && max_nr-- == 0))

@@ -96,7 +96,7 @@ static int resize_map(struct uring *ring, const struct uring_params *p)
         munmap(ring->sqe_map, ring->sqe_map_size);
         return -ENOTRECOVERABLE;
     }
-    ring->ring_map = ring_map;
+    ring_map_set(ring, ring_map);
     ring->sq_entries = p->sq_entries;
     point_into_map(ring, p);
     return 0;
@@ -118,7 +118,7 @@ static void resize_clear_flags(const struct uring *ring)
 static void resize_give_up(struct uring *ring)
 {
     __atomic_store_n(&ring->closing, CLOSING, __ATOMIC_SEQ_CST);
-    ring->ring_map = NULL;
+    ring_map_set(ring, NULL);
     uring_unmap(ring);
     if (__atomic_exchange_n(&ring->is_open, 0, __ATOMIC_SEQ_CST))
         (void)close(ring->fd);
