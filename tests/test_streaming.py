@@ -326,6 +326,40 @@ def test_ring_closed_during_a_stream(
     assert descriptors() == before
 
 
+@pytest.mark.parametrize("is_made_late", [False, True])
+def test_completions_of_a_stream_on_a_closing_ring_come_to_nobody(
+    ring: uring.Ring,
+    listener: socket.socket,
+    descriptors: Callable[[], set[str]],
+    *,
+    is_made_late: bool,
+) -> None:
+    """A thread that copies out while the ring is being closed gets no stream's descriptors."""
+    before = descriptors()
+    clients = connect(listener, 3)
+    op = uring.AcceptMultishot(listener)
+    if is_made_late:
+        submit = ring.submit
+
+        def cut_off() -> int:
+            submit()
+            ring._refuse("the ring is closed")  # another thread begins to close it
+            raise uring.RingClosedError
+
+        ring.submit = cut_off  # type: ignore[method-assign]  # what Stream's maker calls
+        with pytest.raises(uring.RingClosedError):
+            ring.stream(op)
+    else:
+        stream = ring.stream(op)
+        ring._refuse("the ring is closed")
+        stream.close()
+    assert [*ring._take(None)] == []  # copy_cqes(), behind its look whether the ring is open
+    ring.close()
+    for client in clients:
+        client.close()
+    assert descriptors() <= before
+
+
 def test_ring_closed_under_a_waiting_stream(
     pipe: tuple[int, int], until: Callable[..., None]
 ) -> None:

@@ -133,9 +133,10 @@ class Stream(Iterator[CQE]):
         May be called any number of times. What the kernel does not end within 30 s stays in flight,
         with a RuntimeWarning; its completions then come out of `Ring.copy_cqes()`.
         """
-        if self.outcome is None and self._ring._refusal is None:
-            self._ring._end_stream(self, time.monotonic() + _CLOSE_SECONDS)
-        self._ring._set_apart(self.user_data, is_ended=True)
+        if self._ring._refusal is None:  # else what is left is the closing ring's to take back
+            if self.outcome is None:
+                self._ring._end_stream(self, time.monotonic() + _CLOSE_SECONDS)
+            self._ring._set_apart(self.user_data, is_ended=True)
         self._is_open = False
 
     def __enter__(self) -> Self:
@@ -200,7 +201,8 @@ class StreamSide(RunSide):
             self.submit()
             return Stream(self, op, number)
         except BaseException:
-            self._set_apart(number, is_ended=True)
+            if self._refusal is None:  # as in Stream.close()
+                self._set_apart(number, is_ended=True)
             raise
 
     def _set_apart(self, number: int, *, is_ended: bool = False) -> None:
