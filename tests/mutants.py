@@ -150,15 +150,25 @@ def run(command: Sequence[str | Path], cwd: Path, seconds: float) -> tuple[int |
         errors="replace",
         start_new_session=True,
     )
+    _running.add(process.pid)
     try:
         told, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         return None, ""
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # also what a test has left behind
+        end(process.pid)  # also what a test has left behind
         process.wait()
+        _running.discard(process.pid)
     return process.returncode, told
+
+
+_running: set[int] = set()
+
+
+def end(group: int) -> None:
+    """End a program with all that it has started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
 
 
 def must(command: Sequence[str | Path], cwd: Path) -> None:
@@ -204,7 +214,7 @@ class Workshop:
         """Run tests: what has failed."""
         named = [f"tests/{test}" for test in tests]
         always = ["-q", "--tb=no", "-rfE", "--require-ring", "-p", "no:cacheprovider"]
-        command = [self._python, "-m", "pytest", *always, *options, *named]
+        command = [str(self._python), "-m", "pytest", *always, *options, *named]
         code, told = run(command, self._tree, seconds)
         if code is None:
             return [f"hang of more than {seconds:g} s"]
@@ -289,7 +299,8 @@ def try_all(workshops: Sequence[Workshop], mutants: Sequence[Mutant], *, is_thor
                 f" {outcome.seconds:5.1f} s  {outcome.noticed_by}"
             )
     survivors = [each.mutant for each in outcomes if each.noticed_by is SURVIVED]
-    say(f"\n{len(outcomes)} guards taken away, {len(outcomes) - len(survivors)} missed by a test")
+    noticed = len(outcomes) - len(survivors)
+    say(f"\n{len(outcomes)} guards taken away, {noticed} times a test noticed")
     for mutant in survivors:
         say(f"{SURVIVED}: {mutant.name}: {mutant.guard} ({mutant.file})")
     return len(survivors) + len(broken)
@@ -324,6 +335,7 @@ def arguments() -> argparse.Namespace:
     add("--check", action="store_true", help="only look whether the records fit")
     add("--only", metavar="TEXT", action="append", help="those with this in their name or file")
     add("--jobs", type=int, default=os.cpu_count() or 1, help="how many at once")
+    add("--unchecked", action="store_true", help="believe that the tests pass without a mutant")
     add("--thorough", action="store_true", help="run the whole files, where no named test notices")
     add("--scratch", type=Path, metavar="FOLDER", help="work in this folder, and keep it")
     add("--records", type=Path, default=RECORDS, help="another list of mutants")
@@ -352,9 +364,10 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
         workshops = prepared(folder.resolve(), max(1, given.jobs))
         tests = sorted({test for mutant in chosen for test in mutant.tests})
-        start = time.monotonic()
-        workshops[0].check_tests(tests)
-        say(f"{len(tests)} tests pass as it is, in {time.monotonic() - start:.0f} s\n")
+        if not given.unchecked:
+            start = time.monotonic()
+            workshops[0].check_tests(tests)
+            say(f"{len(tests)} tests pass as it is, in {time.monotonic() - start:.0f} s\n")
         survivors = try_all(workshops, chosen, is_thorough=given.thorough)
     for mutant in left:
         say(f"left alone: {mutant.name} ({mutant.file}): {mutant.reason}")
@@ -362,7 +375,11 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     try:
         sys.exit(main())
     except UsageError as error:
         sys.exit(f"{error}")
+    finally:
+        for group in list(_running):
+            end(group)

@@ -5,22 +5,25 @@ A thread is held up inside of the shim by memory that is not there yet (see `mis
 """
 
 import contextlib
+import ctypes
 import errno
+import fcntl
 import mmap
 import os
-import subprocess
+import struct
 import threading
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Self
 
 import pytest
 
 import uring
 from uring import Nop, Read, Ring, SetupFlags, Timeout
 from uring._ffi import ffi, lib
-from uring.flags import SQRingFlags
+from uring.flags import NopFlags, SQRingFlags
 
 NOP = bytes(64)
 MissingPage = tuple[mmap.mmap, int, threading.Event]
@@ -34,6 +37,12 @@ def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.001)
+
+
+def nops(ring: Ring, first: int, count: int) -> None:
+    """Have so many completions posted, which begin with this number."""
+    for number in range(first, first + count):
+        assert lib.uring_submit_one(ring._shim, number, NOP, number) & COUNT == 1
 
 
 class Call(threading.Thread):
@@ -155,34 +164,51 @@ def test_inbox_takes_no_more_than_it_holds(ring: Ring) -> None:
     assert lib.uring_take(ring._shim, entries, 4 * entries) & COUNT == 4
 
 
+def test_wait_for_more_than_fits_ends_with_a_full_queue(ring: Ring) -> None:
+    """Of whatever kind it is; else it would never end."""
+    nops(ring, 0, ring.params.cq_entries)
+    late = time.monotonic_ns() + 10**10
+    assert lib.uring_wait(ring._shim, 0, 1000, late) == 0
+    assert lib.uring_wait_min(ring._shim, 0, 1000, late, late) == 0
+
+
+def test_resize_counts_what_is_in_the_inbox(ring_refusal: str) -> None:
+    """Completions that were taken and not acknowledged must fit beside those in the queue."""
+    assert not ring_refusal
+    with Ring(8, flags=SetupFlags.DEFER_TASKRUN | SetupFlags.SINGLE_ISSUER) as ring:
+        nops(ring, 0, 4)
+        assert lib.uring_take(ring._shim, 0, 4) & COUNT == 4
+        nops(ring, 4, 14)
+        params = ffi.new("struct uring_params *")
+        params.flags, params.sq_entries, params.cq_entries = SetupFlags.CQSIZE, 8, 16
+        assert lib.uring_resize(ring._shim, 0, params) == -errno.EOVERFLOW
+        assert lib.uring_resize(ring._shim, 2, params) == 0
+        assert lib.uring_take(ring._shim, 2, 16) & COUNT == 16
+
+
 def test_submit_counts_no_completion_of_a_batch(ring: Ring, pipe: tuple[int, int]) -> None:
     """What has ended of a batch is not what one waits for who has submitted something else."""
-    batch = uring.Batch([Read(pipe[0], bytearray(1)), Nop()])
-    running = Call(lambda: len(ring.run(batch)))
+    running = Call(lambda: len(ring.run([Read(pipe[0], bytearray(1)) for _ in range(2)])))
     until(lambda: lib.uring_waiters(ring._shim))
-    for _ in range(3):
-        ring.queue(Timeout(0.01))
-        ring.submit_and_wait()
-        assert len(ring.copy_cqes()) == 1
+    os.write(pipe[1], b"x")  # the run waits for both, and leaves the first where it is
+    until(lambda: ring.cq.tail == 1)
+    ring.queue(Timeout(0.01))
+    ring.submit_and_wait()
+    assert len(ring.copy_cqes()) == 1
     os.write(pipe[1], b"x")
     assert running.ended() == 2
 
 
 def test_task_work_that_waits_is_fetched(ring_refusal: str, pipe: tuple[int, int]) -> None:
-    """With TASKRUN_FLAG a look enters the kernel when that says that something waits."""
+    """With TASKRUN_FLAG a look enters the kernel when that says so, though something is there."""
     assert not ring_refusal
-    command = ["sh", "-c", "sleep 0.05; printf x"]
-    with Ring(8, flags=SetupFlags.COOP_TASKRUN | SetupFlags.TASKRUN_FLAG) as ring:
-        shim, spins = ring._shim, range(10_000_000)
-        for _ in range(5):
-            ring.queue(Read(pipe[0], bytearray(1)))
-            ring.submit()
-            tail = shim.cq_tail[0]
-            with subprocess.Popen(command, stdout=pipe[1]):
-                for _ in spins:  # no system call in here, for any would run the task work
-                    if shim.sq_flags[0] & SQRingFlags.TASKRUN or shim.cq_tail[0] != tail:
-                        break
-                assert len(ring.copy_cqes()) == 1
+    flags = SetupFlags.DEFER_TASKRUN | SetupFlags.SINGLE_ISSUER | SetupFlags.TASKRUN_FLAG
+    with Ring(8, flags=flags) as ring:
+        ring.queue_all([Read(pipe[0], bytearray(1)), Nop()])
+        ring.submit()
+        os.write(pipe[1], b"x")
+        assert ring.sq.flags & SQRingFlags.TASKRUN
+        assert len(ring.copy_cqes()) == 2
 
 
 def test_sqe_of_128_bytes_does_not_go_into_64(ring: Ring) -> None:
@@ -221,17 +247,34 @@ def test_child_unmaps_nothing_and_waits_for_nobody(ring: Ring, missing_page: Mis
     assert (copying.ended() or 0) & COUNT == 1
 
 
-def test_closed_array_of_a_parents_group_is_not_unmapped_in_a_child(ring: Ring) -> None:
-    """What lies there in the child is somebody else's."""
+def test_child_gives_no_buffer_to_the_parents_kernel(ring: Ring) -> None:
+    """The array of a group is shared with the parent: in a child nothing is written to it."""
+    group = ring.register_buffer_ring(4, size=16)
+    shim = group._block.shim
+    assert in_child(lambda: lib.uring_buffers_give(shim, 0, 16) == -errno.EOWNERDEAD)
+    assert group.inside == 4
+
+
+def test_child_does_not_unmap_what_has_the_place_of_the_parents_array(ring: Ring) -> None:
+    """What lies in the child where the array was in the parent is somebody else's."""
     group = ring.register_buffer_ring(256, size=16, kernel_memory=True)
     shim = group._block.shim
     address = int(ffi.cast("uintptr_t", shim.ring))
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+
+    def is_mapped() -> bool:
+        return f"{address:x}-" in Path("/proc/self/maps").read_text("utf-8")
 
     def look() -> bool:
-        place = f"{address:x}-"
-        return place not in Path("/proc/self/maps").read_text("utf-8")
+        was_there = is_mapped()
+        place, size = ctypes.c_void_p(address), ctypes.c_size_t(mmap.PAGESIZE)
+        fixed = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x10  # MAP_FIXED
+        libc.mmap(place, size, mmap.PROT_READ, fixed, -1, ctypes.c_long(0))
+        lib.uring_buffers_free(shim)
+        return not was_there and is_mapped()
 
-    assert not look()
+    assert is_mapped()
     assert in_child(look)
 
 
@@ -292,3 +335,225 @@ def test_flags_of_the_cq_are_not_written_where_there_are_none() -> None:
         assert lib.uring_set_cq_flags(shim, 1) == -errno.EOPNOTSUPP
     finally:
         assert lib.uring_exit(shim) == 0
+
+
+# ---- threads whose enters are held up ----
+
+# By a filter of the kernel's (seccomp) that asks a listener, which is the test: so it can do
+# something where a thread has made up its mind and the kernel has not seen it yet, and can have a
+# call fail as it seldom does by itself. A filter is for one thread, and ends with it.
+ENTER: Final = 426  # on every architecture but alpha
+_SECCOMP: Final = {"x86_64": 317, "aarch64": 277}.get(os.uname().machine, -1)
+_PR_SET_NO_NEW_PRIVS: Final = 38
+_SET_MODE_FILTER, _NEW_LISTENER = 1, 8
+_LOAD, _EQUAL, _ANSWER = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
+_ALLOW, _ASK = 0x7FFF0000, 0x7FC00000  # SECCOMP_RET_ALLOW, SECCOMP_RET_USER_NOTIF
+_RECEIVE, _SEND = 0xC0502100, 0xC0182101  # SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND
+_GO_ON: Final = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
+
+
+def _listener() -> int:
+    """Have this thread ask before each enter: the descriptor to be asked by."""
+    steps = [
+        (_LOAD, 0, 0, 0),
+        (_EQUAL, 0, 1, ENTER),
+        (_ANSWER, 0, 0, _ASK),
+        (_ANSWER, 0, 0, _ALLOW),
+    ]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
+    program = ctypes.create_string_buffer(
+        struct.pack("@HP", len(steps), ctypes.addressof(code))  # struct sock_fprog
+    )
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    place = ctypes.c_void_p(ctypes.addressof(program))
+    fd = int(libc.syscall(_SECCOMP, _SET_MODE_FILTER, _NEW_LISTENER, place))
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), "seccomp")
+    return fd
+
+
+class HeldCall(threading.Thread):
+    """A call in a thread of its own; leaving the block lets it go on."""
+
+    def __init__(self, call: Callable[..., int], *arguments: Any) -> None:
+        super().__init__(daemon=True)
+        self._call, self._arguments = call, arguments
+        self._ready = threading.Event()
+        self._fd = -1
+        self.answer: int | None = None
+
+    def run(self) -> None:
+        """Make it."""
+        self._fd = _listener()
+        self._ready.set()
+        self.answer = self._call(*self._arguments)
+
+    def __enter__(self) -> Self:
+        self.start()
+        assert self._ready.wait(SECONDS)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)  # then the kernel answers ENOSYS to what is still asked
+        self.join(SECONDS)
+
+    def entering(self) -> int:
+        """Wait until it enters: what names this time."""
+        told = bytearray(80)  # struct seccomp_notif
+        fcntl.ioctl(self._fd, _RECEIVE, told)
+        (number,) = struct.unpack_from("=Q", told)
+        return int(number)
+
+    def go_on(self, number: int, error: int = 0) -> None:
+        """Let the kernel do what is asked, or have it fail with `error`."""
+        answer = struct.pack("=QqiI", number, 0, -error, 0 if error else _GO_ON)
+        fcntl.ioctl(self._fd, _SEND, answer)
+
+    def ended(self) -> int:
+        """The answer."""
+        self.join(SECONDS)
+        assert self.answer is not None
+        return self.answer
+
+
+def test_submit_that_is_interrupted_goes_on(ring: Ring) -> None:
+    """EINTR is no error of a submit: the SQE is taken, once."""
+    with HeldCall(lib.uring_submit_one, ring._shim, 0, NOP, 1) as submitting:
+        submitting.go_on(submitting.entering(), errno.EINTR)
+        submitting.go_on(submitting.entering())
+        assert submitting.ended() & COUNT == 1
+    assert ring.cq.tail == 1
+
+
+def test_head_stands_still_for_who_is_about_to_wait(ring: Ring) -> None:
+    """What another takes between one's counting and one's waiting still ends the wait."""
+    shim = ring._shim
+    with HeldCall(lib.uring_wait, shim, 0, 1, -1) as waiting:
+        number = waiting.entering()
+        nops(ring, 0, 1)
+        assert lib.uring_take(shim, 0, 1) & COUNT == 1
+        waiting.go_on(number)
+        waiting.join(1)
+        is_stuck = waiting.is_alive()
+        nops(ring, 1, 1)  # or it would be so for ever
+        assert not is_stuck
+        assert waiting.ended() == 0
+
+
+def test_nobody_begins_to_wait_on_a_full_queue_that_others_must_leave(ring: Ring) -> None:
+    """Who comes while the head stands still, and nothing can be posted, does not join them."""
+    shim, entries = ring._shim, ring.params.cq_entries
+    with HeldCall(lib.uring_wait, shim, 0, entries, -1) as waiting:
+        number = waiting.entering()
+        nops(ring, 0, entries)
+        assert lib.uring_take(shim, 0, entries) & COUNT == entries
+        assert lib.uring_take(shim, entries, 1) & COUNT == 0
+        with HeldCall(lib.uring_wait, shim, entries, 1, -1) as second:
+            second.join(1)
+            assert not second.is_alive()
+            assert second.answer == -errno.EAGAIN
+        waiting.go_on(number)
+        assert waiting.ended() == -errno.EAGAIN
+
+
+def test_look_waits_until_what_has_overflowed_can_be_posted(ring: Ring) -> None:
+    """The queue is full of what was taken, and stays so until the waiters have left."""
+    shim, entries = ring._shim, ring.params.cq_entries
+    with HeldCall(lib.uring_wait, shim, 0, entries, -1) as waiting:
+        number = waiting.entering()
+        nops(ring, 0, entries + 1)
+        assert lib.uring_take(shim, 0, entries) & COUNT == entries
+        looking = Call(lib.uring_take, shim, entries, 1)
+        looking.join(0.1)
+        waiting.go_on(number)
+        assert (looking.ended() or 0) & COUNT == 1
+        assert waiting.ended() == -errno.EAGAIN
+
+
+@pytest.mark.parametrize("look", [lib.uring_take, lib.uring_peek])
+def test_look_that_is_interrupted_finds_nothing(look: Any, ring_refusal: str) -> None:
+    """EINTR is no error of a look: the next one finds what is there."""
+    assert not ring_refusal
+    room = ffi.new("char[]", 64)
+    with Ring(4, flags=SetupFlags.DEFER_TASKRUN | SetupFlags.SINGLE_ISSUER) as ring:
+        more = () if look is lib.uring_take else (room,)
+        with HeldCall(look, ring._shim, 0, 4, *more) as looking:
+            looking.go_on(looking.entering(), errno.EINTR)
+            assert looking.ended() == 0
+
+
+# ---- batches ----
+
+
+def begin(ring: Ring, sqes: bytes, first: int = 100) -> tuple[int, Any, Any]:
+    """Begin a run at the door of the shim: (its answer, what must be kept)."""
+    run = ffi.new("struct uring_run *")
+    count = len(sqes) // 64
+    kept = ffi.from_buffer("char[]", sqes), ffi.new("char[]", 16 * count)
+    run.sqes, run.cqes = kept
+    run.count = count
+    return lib.uring_run_begin(ring._shim, run, first), run, kept
+
+
+def test_sealed_ring_takes_no_new_run(ring: Ring) -> None:
+    """It is refused, and no completion is taken for one of it."""
+    assert lib.uring_seal(ring._shim) == 0
+    answer, _run, _kept = begin(ring, NOP, first=7)
+    assert answer == -errno.ESHUTDOWN
+    number = (7).to_bytes(8, "little")
+    assert lib.uring_sealed_submit(ring._shim, 0, NOP, number, 1) & COUNT == 1
+    assert lib.uring_ready(ring._shim, 0) == 1
+
+
+def test_sealed_ring_takes_no_more_of_a_run(ring: Ring, pipe: tuple[int, int]) -> None:
+    """What was placed ends; what was not is not placed any more."""
+    read = Read(pipe[0], bytearray(1))
+    record, _pin = read._encode()
+    answer, run, _kept = begin(ring, record * 20)
+    assert (answer, run.placed) == (-errno.EAGAIN, 16)
+    assert lib.uring_seal(ring._shim) == 0
+    os.write(pipe[1], bytes(16))
+    until(lambda: ring.cq.tail == 16)
+    assert lib.uring_run(ring._shim, run) == -errno.ESHUTDOWN
+    assert run.placed == 16
+    lib.uring_run_stop(run)
+    assert lib.uring_run_release(ring._shim, run) == 0
+
+
+def test_chain_that_does_not_fit_any_more_is_an_error(ring: Ring) -> None:
+    """As when the ring was made smaller behind the caller's back: it does not wait for ever."""
+    linked = Nop().linked()._encode()[0]
+    answer, run, _kept = begin(ring, linked * 8 + NOP)
+    assert answer == -errno.EOVERFLOW
+    lib.uring_run_stop(run)
+    assert lib.uring_run_release(ring._shim, run) == 0
+
+
+def test_run_is_not_placed_behind_a_chain_that_is_open(ring: Ring) -> None:
+    """What fails there, published and not taken by the kernel yet, does not cancel the batch."""
+    shim = ring._shim
+    failing = Read(-1, bytearray(1)).linked()._encode()[0]
+    shim.sqes[0:64] = failing
+    shim.sq_tail[0] = 1
+    assert ring.run([Nop()]).res.tolist() == [0]
+    assert ring.copy_cqe(timeout=SECONDS).res == -errno.EBADF
+
+
+def test_run_that_never_has_to_wait_looks_at_the_clock(ring: Ring) -> None:
+    """Hundreds of thousands of reads that end at once do not outlast the timeout."""
+    count = 400_000
+    fd = os.open("/dev/null", os.O_RDONLY)
+    try:
+        batch = uring.ReadMany(fd, bytearray(count), array("q", bytes(8 * count)), 1)
+        with pytest.raises(TimeoutError, match=r"when \d+ of 400000 operations"):
+            ring.run(batch, timeout=0.01)
+    finally:
+        os.close(fd)
+
+
+def test_run_fetches_what_the_kernel_holds_back(ring_refusal: str) -> None:
+    """What ends at once by task work is no timeout, though nothing was waited for."""
+    assert not ring_refusal
+    with Ring(4, flags=SetupFlags.DEFER_TASKRUN | SetupFlags.SINGLE_ISSUER) as ring:
+        assert ring.run([Nop(nop_flags=NopFlags.TW)], timeout=0).res.tolist() == [0]
