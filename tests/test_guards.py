@@ -5,11 +5,16 @@ What a signal handler does amid a call is done here by an object that is looked 
 """
 
 import contextlib
+import ctypes
+import errno
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -34,7 +39,8 @@ from uring import (
 from uring._claims import Claims, Record
 from uring._ffi import lib
 from uring._inflight import InFlight
-from uring._pledges import Pledge
+from uring._pledges import Alias, Pledge
+from uring.registry._base import GUARD
 
 SKIP: Final = SQEFlags.CQE_SKIP_SUCCESS
 LINK: Final = SQEFlags.IO_LINK
@@ -77,7 +83,7 @@ class Hooked(dict[int, Any]):
         return super().keys()
 
     @property
-    def pop(self) -> Any:  # type: ignore[override]  # to be there when it is looked for
+    def pop(self) -> Any:
         """Give what takes out, after the handler has run."""
         self._look()
         return super().pop
@@ -440,6 +446,176 @@ def test_completion_from_outside_does_not_end_the_operation_in_flight(
     assert ring.copy_cqe(timeout=SECONDS).op is read
 
 
+# ---- closing ----
+
+
+def test_handover_that_is_cut_off_does_not_hold_up_closing(
+    ring: Ring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was entered in the table and never placed is dropped with the rest."""
+    ring.queue(Nop())
+    with monkeypatch.context() as patch:
+        patch.setattr(_submission, "lib", Door("uring_submit_one", interrupted))
+        with pytest.raises(KeyboardInterrupt):
+            ring.submit()
+    ring.close()
+    assert ring.in_flight == 0
+
+
+def test_ring_that_its_owner_waits_on_is_kept_and_not_waited_for(
+    ring_refusal: str, pipe: tuple[int, int]
+) -> None:
+    """Whoever ends it from outside, as the end of the interpreter does, goes on."""
+    assert not ring_refusal
+    made: list[Ring] = []
+    told: list[str] = []
+
+    def wait() -> None:
+        ring = Ring(4, flags=SetupFlags.SINGLE_ISSUER)
+        made.append(ring)
+        ring.queue(Read(pipe[0], bytearray(1)))
+        try:
+            ring.submit_and_wait()
+        except uring.RingClosedError as error:
+            told.append(str(error))
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    while not (made and lib.uring_waiters(made[0]._shim)):
+        time.sleep(0.001)
+    with pytest.warns(RuntimeWarning, match="kept until the process ends"):
+        made[0]._finish(0)
+    os.write(pipe[1], b"x")
+    thread.join(SECONDS)
+    assert told == ["the ring is closed"]
+
+
+def test_ring_is_closed_by_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes second waits for the first, and has nothing left to do."""
+    ring, finish = Ring(2), Ring._finish
+    begun, released = threading.Event(), threading.Event()
+    seen = list[int]()
+
+    def held_up(self: Ring, seconds: float) -> None:
+        seen.append(threading.get_native_id())
+        begun.set()
+        released.wait(SECONDS)
+        finish(self, seconds)
+
+    monkeypatch.setattr(Ring, "_finish", held_up)
+    threads = [threading.Thread(target=ring.close) for _ in range(2)]
+    threads[0].start()
+    assert begun.wait(SECONDS)
+    threads[1].start()
+    threads[1].join(0.1)
+    released.set()
+    for thread in threads:
+        thread.join(SECONDS)
+    assert (len(seen), ring.fd) == (1, -1)
+
+
+def test_groups_of_a_closed_ring_give_nothing(ring: Ring) -> None:
+    """A buffer that comes back after close() stays where it is."""
+    group = ring.register_send_buffer_ring(4, size=16)
+    ring.close()
+    shim = group._block.shim
+    assert lib.uring_buffers_give(shim, 0, 16) == -errno.ESHUTDOWN
+    assert shim.tail == 0
+
+
+def output(program: str) -> str:
+    """What a program says on standard output and error."""
+    command = [sys.executable, "-W", "default", "-c", program]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    return ended.stdout + ended.stderr
+
+
+def test_ring_that_is_open_at_the_end_is_ended_there() -> None:
+    """And not when the collector comes to it, which may be never."""
+    program = "import uring; ring = uring.Ring(2)"
+    assert "was still open when the interpreter ended" in output(program)
+
+
+def test_what_is_kept_for_ever_outlives_the_interpreter() -> None:
+    """What the kernel may yet write to is not freed with the modules at the end."""
+    program = """
+import os
+from uring import _teardown
+
+class Memory:
+    def __del__(self, write=os.write):
+        write(1, b"gone\\n")
+
+if {is_kept}:
+    _teardown.keep_for_ever(Memory())
+else:
+    memory = Memory()
+"""
+    assert output(program.format(is_kept=False)) == "gone\n"
+    assert output(program.format(is_kept=True)) == ""
+
+
+# ---- forks ----
+
+
+def in_child(look: Callable[[], bool], fork: Callable[[], int] = os.fork) -> bool:
+    """What `look` says in the child of a fork."""
+    pid = fork()
+    if pid == 0:
+        try:
+            os._exit(0 if look() else 1)
+        finally:
+            os._exit(2)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def test_child_of_a_fork_that_python_did_not_make_forgets_the_ring(
+    ring: Ring, pipe: tuple[int, int]
+) -> None:
+    """Closing it there gives the descriptor back, and says nothing of what is in flight."""
+    ring.queue(Read(pipe[0], bytearray(1)))
+    ring.submit()
+    fd = ring.fd
+
+    def look() -> bool:
+        ring.close()
+        return ring.in_flight == 0 and not Path(f"/proc/self/fd/{fd}").exists()
+
+    assert in_child(look, ctypes.PyDLL(None).fork)
+    assert ring.in_flight == 1
+
+
+def test_child_of_a_fork_has_locks_of_its_own(ring: Ring) -> None:
+    """What a thread of the parent's holds at that moment is nobody's in the child."""
+    held, released = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with ring._lock, ring._closing_lock, GUARD.lock:
+            held.set()
+            released.wait(SECONDS)
+
+    def look() -> bool:
+        locks = [ring._lock, ring._closing_lock, GUARD.lock]
+        return all(lock.acquire(timeout=1) for lock in locks)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(SECONDS)
+    found = in_child(look)
+    released.set()
+    thread.join()
+    assert found
+
+
+def test_child_of_a_fork_holds_nothing_for_the_ring(ring: Ring, pipe: tuple[int, int]) -> None:
+    """What is in flight is the parent's, and so is what is registered."""
+    ring.queue(Read(pipe[0], bytearray(1)))
+    ring.submit()
+    ring.register_buffers([bytearray(16)])
+    assert in_child(lambda: not ring._in_flight and ring._held.buffers is None)
+    assert ring._held.buffers is not None
+
+
 # ---- messages ----
 
 
@@ -458,11 +634,11 @@ def test_message_to_a_ring_that_is_closed_meanwhile_keeps_no_descriptor(
 ) -> None:
     """What was duplicated is nobody's, or somebody else's; the closed ring does not hold it."""
     target = Ring(2)
-    made = [_records.Alias(ring.fd)]
+    made = Alias(ring.fd)
 
-    def alias(fd: int) -> _records.Alias:
+    def alias(fd: int) -> Alias:
         target.close()
-        return made[0] if fd == target_fd else _records.Alias(fd)
+        return made if fd == target_fd else Alias(fd)
 
     target_fd = target.fd
     monkeypatch.setattr(_records, "Alias", alias)
