@@ -30,7 +30,7 @@ LINES: Final = {
     "tree_stat.py": 87,  # a tree added up in three ways
     "read_only_ring.py": 95,  # what a ring may do, what it may not, and how one gets round that
     "fixed_io.py": 101,  # reads and writes, registered and not, from the cache and from the disk
-    "echo_multishot.py": 161,  # a server, and the clients that show it
+    "echo_multishot.py": 167,  # a server, and the clients that show it
     "splice_proxy.py": 182,  # a proxy, another one to compare, a client and a target
 }
 
