@@ -216,6 +216,8 @@ class Consumer(Role):
 
     def ended(self, stream: uring.Stream, storms: int, *, is_left: bool = False) -> StreamEnd:
         """Count a stream, which has ended by itself, or was left."""
+        if stream.outcome is None and self.ring.closed:
+            raise uring.RingClosedError
         if stream.outcome is None:
             raise FaultError(f"{stream!r} has not ended")
         self.tally.ended("stream")
