@@ -345,6 +345,23 @@ def interrupted(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+def test_what_is_in_flight_is_not_forgotten_for_what_is_submitted_next(
+    ring: Ring, pipe: tuple[int, int]
+) -> None:
+    """Of two that are submitted one after the other, both stay pinned until they have ended."""
+    buffers = [bytearray(1), bytearray(1)]
+    for buffer in buffers:
+        ring.queue(Read(pipe[0], buffer))
+        ring.submit()
+    assert ring.in_flight == 2
+    for buffer in buffers:
+        with pytest.raises(BufferError):
+            buffer.clear()
+    os.write(pipe[1], b"xy")
+    ring.submit_and_wait(2)
+    assert all(cqe.op for cqe in ring.copy_cqes())
+
+
 def test_handover_that_is_cut_off_is_over(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was to be handed over is still queued, and nobody is believed to be handing over."""
     ring.queue(Nop())
