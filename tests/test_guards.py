@@ -964,6 +964,102 @@ def test_message_to_a_ring_that_is_closed_meanwhile_keeps_no_descriptor(
     assert target._held.alias is None
 
 
+# ---- who may do what, and when ----
+
+
+def elsewhere(call: Callable[[], object]) -> BaseException | None:
+    """What a call in another thread raises."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as error:  # noqa: BLE001 - it is looked at
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return raised[0] if raised else None
+
+
+OWNED: Final[dict[str, Callable[[Ring], object]]] = {
+    "copy_cqes": lambda ring: ring.copy_cqes(),
+    "copy_cqe": lambda ring: ring.copy_cqe(timeout=0),
+    "peek_cqes": lambda ring: ring.peek_cqes(),
+    "cq_advance": lambda ring: ring.cq_advance(0),
+    "submit": lambda ring: ring.submit(),
+    "submit_and_wait": lambda ring: ring.submit_and_wait(),
+    "run": lambda ring: ring.run([Nop()]),
+    "run nothing": lambda ring: ring.run([]),
+    "stream": lambda ring: ring.stream(Nop()),
+    "cancel": lambda ring: ring.cancel(any=True),
+    "resize": lambda ring: ring.resize(8),
+    "iowait_enabled": lambda ring: setattr(ring, "iowait_enabled", True),
+    "eventfd_enabled": lambda ring: setattr(ring, "eventfd_enabled", True),
+    "register_wait_region": lambda ring: ring.register_wait_region(),
+    "register_buffer_ring": lambda ring: ring.register_buffer_ring(2, size=16),
+    "register_ring_fd": lambda ring: ring.register_ring_fd(),
+}
+
+
+@pytest.mark.parametrize("name", OWNED)
+def test_owner_alone_calls(ring_refusal: str, name: str) -> None:
+    """With SINGLE_ISSUER another thread is told so, and nothing has happened."""
+    assert not ring_refusal
+    with Ring(4, flags=DEFER) as ring:
+        number = ring.queue(Nop())
+        error = elsewhere(lambda: OWNED[name](ring))
+        assert type(error) is uring.WrongThreadError
+        assert (ring.sq_ready(), ring.in_flight, ring.params.sq_entries) == (1, 1, 4)
+        ring.submit()
+        assert ring.copy_cqe(timeout=SECONDS).user_data == number
+
+
+LOCKED: Final[dict[str, Callable[[Ring], object]]] = {
+    "queue_all": lambda ring: ring.queue_all([Nop()]),
+    "queue a claim": lambda ring: ring.queue(Openat("/dev/null"), user_data=9),
+    "submit": lambda ring: ring.submit(),
+    "copy_cqes": lambda ring: ring.copy_cqes(1),
+    "peek_cqes": lambda ring: ring.peek_cqes(),
+    "cq_advance": lambda ring: ring.cq_advance(0),
+    "cq_ready": lambda ring: ring.cq_ready(),
+    "sq_ready": lambda ring: ring.sq_ready(),
+    "in_flight": lambda ring: ring.in_flight,
+    "expect": lambda ring: ring._expect(5),
+    "rename": lambda ring: ring._rename((1, 2)),
+    "unrename": lambda ring: ring._unrename((1, 2)),
+    "run of a number": lambda ring: ring.run([Nop(user_data=7)]),
+    "resize": lambda ring: ring.resize(8),
+    "close": lambda ring: ring.close(),
+}
+
+
+@pytest.mark.parametrize("name", LOCKED)
+def test_lock_is_taken_by(ring_refusal: str, name: str) -> None:
+    """Whoever looks at the table and changes it waits for who is doing so."""
+    assert not ring_refusal
+    holds, released = threading.Event(), threading.Event()
+    with Ring(4, flags=DEFER) as ring:
+        ring.queue(Nop())
+        ring.submit()
+        ring.queue(Nop())
+
+        def hold() -> None:
+            with ring._lock:
+                holds.set()
+                released.wait(0.1)
+                held.append(name)
+
+        held: list[str] = []
+        thread = threading.Thread(target=hold)
+        thread.start()
+        assert holds.wait(SECONDS)
+        LOCKED[name](ring)
+        assert held == [name]
+        thread.join()
+
+
 # ---- operations ----
 
 

@@ -107,6 +107,29 @@ def test_one_thread_at_a_time_places(ring: Ring, missing_page: MissingPage) -> N
     assert ring.copy_cqe(timeout=SECONDS).user_data == 1
 
 
+LOOKS: dict[str, Callable[[Any], int]] = {
+    "take": lambda shim: lib.uring_take(shim, 0, 4),
+    "peek": lambda shim: lib.uring_peek(shim, 0, 4, ffi.new("char[]", 64)),
+    "ready": lambda shim: lib.uring_ready(shim, 0),
+    "wait": lambda shim: lib.uring_wait(shim, 0, 1, 0),
+    "wait_min": lambda shim: lib.uring_wait_min(shim, 0, 1, 0, 0),
+    "run": lambda shim: begin_at(shim, NOP)[0],
+}
+
+
+@pytest.mark.parametrize("name", LOOKS)
+def test_one_thread_at_a_time_looks(ring: Ring, missing_page: MissingPage, name: str) -> None:
+    """Who comes while another is copying completions out does not move them under his hands."""
+    memory, _, released = missing_page
+    nops(ring, 0, 4)
+    copying = Call(lib.uring_peek, ring._shim, 0, 4, ffi.from_buffer("char[]", memory))
+    with leaving(copying, released):
+        looking = Call(LOOKS[name], ring._shim)
+        looking.join(0.1)
+        assert looking.is_alive()
+    assert looking.ended() is not None
+
+
 def test_exit_waits_for_who_is_inside_and_lets_nobody_in(missing_page: MissingPage) -> None:
     """Nothing is unmapped under a thread that is copying, and none that comes later gets in."""
     memory, _, released = missing_page
@@ -514,12 +537,17 @@ def test_look_that_is_interrupted_finds_nothing(look: Any, ring_refusal: str) ->
 
 def begin(ring: Ring, sqes: bytes, first: int = 100) -> tuple[int, Any, Any]:
     """Begin a run at the door of the shim: (its answer, what must be kept)."""
+    return begin_at(ring._shim, sqes, first)
+
+
+def begin_at(shim: Any, sqes: bytes, first: int = 100) -> tuple[int, Any, Any]:
+    """Do the same without a Ring."""
     run = ffi.new("struct uring_run *")
     count = len(sqes) // 64
     kept = ffi.from_buffer("char[]", sqes), ffi.new("char[]", 16 * count)
     run.sqes, run.cqes = kept
     run.count = count
-    return lib.uring_run_begin(ring._shim, run, first), run, kept
+    return lib.uring_run_begin(shim, run, first), run, kept
 
 
 def test_peek_beyond_a_full_inbox_shows_nothing_of_a_run(ring: Ring, pipe: tuple[int, int]) -> None:
