@@ -9,42 +9,55 @@ import ctypes
 import errno
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
+from array import array
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pytest
 
 import uring
 from uring import (
     SQE,
+    Batch,
     CQEFlags,
     Fsync,
     MsgRing,
     Nop,
     Opcode,
+    Openat,
     Read,
     Recv,
     Ring,
+    SendSelect,
     SetupFlags,
     SQEFlags,
+    _columns,
     _completion,
     _records,
+    _streaming,
     _submission,
+    _waiting,
+    completions,
 )
 from uring._claims import Claims, Record
-from uring._ffi import lib
+from uring._ffi import ffi, lib
 from uring._inflight import InFlight
+from uring._leases import Block
+from uring._messages import parse_control
 from uring._pledges import Alias, Pledge
-from uring.registry._base import GUARD
+from uring._running import Run
+from uring.registry._base import GUARD, Registrar, descriptor_of
 
 SKIP: Final = SQEFlags.CQE_SKIP_SUCCESS
 LINK: Final = SQEFlags.IO_LINK
 SECONDS: Final = 10
+DEFER: Final = SetupFlags.DEFER_TASKRUN | SetupFlags.SINGLE_ISSUER
 
 
 def record(number: int, flags: SQEFlags = SQEFlags(0), pins: object = None) -> Record:  # noqa: B008 - immutable
@@ -104,6 +117,11 @@ def retires_and_queues(table: InFlight) -> Callable[[], None]:
         table.index()
 
     return hook
+
+
+def descriptors() -> set[str]:
+    """Every descriptor that is open, but not that of the listing itself."""
+    return {path.name for path in Path("/proc/self/fd").iterdir() if path.is_symlink()}
 
 
 # ---- the in-flight table ----
@@ -302,6 +320,8 @@ def test_number_that_a_run_has_drawn_is_not_chosen_for_another(
             ring.queue(Nop(), user_data=number)
         with pytest.raises(ValueError, match="in a batch that is being run"):
             ring.queue_all([Nop(user_data=number)])
+        with pytest.raises(ValueError, match="in a batch that is being run"):
+            ring.run([Nop(user_data=number)])
     finally:
         os.write(pipe[1], b"x")
         thread.join()
@@ -323,6 +343,23 @@ class Door:
 def interrupted(*_: object) -> None:
     """Do what Ctrl-C does."""
     raise KeyboardInterrupt
+
+
+def test_what_is_in_flight_is_not_forgotten_for_what_is_submitted_next(
+    ring: Ring, pipe: tuple[int, int]
+) -> None:
+    """Of two that are submitted one after the other, both stay pinned until they have ended."""
+    buffers = [bytearray(1), bytearray(1)]
+    for buffer in buffers:
+        ring.queue(Read(pipe[0], buffer))
+        ring.submit()
+    assert ring.in_flight == 2
+    for buffer in buffers:
+        with pytest.raises(BufferError):
+            buffer.clear()
+    os.write(pipe[1], b"xy")
+    ring.submit_and_wait(2)
+    assert all(cqe.op for cqe in ring.copy_cqes())
 
 
 def test_handover_that_is_cut_off_is_over(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -446,7 +483,287 @@ def test_completion_from_outside_does_not_end_the_operation_in_flight(
     assert ring.copy_cqe(timeout=SECONDS).op is read
 
 
+# ---- streams ----
+
+
+def test_stream_gives_nothing_that_a_handler_has_taken(
+    ring: Ring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handler that reads the same stream amid a read of it: each completion comes once."""
+    stream = ring.stream(Nop())
+    cut, seen = uring.Completions.__getitem__, list[uring.CQE | None]()
+
+    def look(self: uring.Completions, index: Any) -> Any:
+        if not seen:
+            seen.append(None)
+            seen[:] = [stream.take(timeout=SECONDS)]
+        return cut(self, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(uring.Completions, "__getitem__", look)
+        seen.append(stream.take(timeout=SECONDS))
+    assert [cqe is None for cqe in seen] == [False, True]
+
+
+def test_streams_are_ended_one_at_a_time(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or one's descriptors, which are still to be closed, would be replaced by another's."""
+    held = []
+
+    def close_all(unread: list[int | None]) -> None:
+        held.append(ring._lock._is_owned())  # type: ignore[attr-defined]  # what it is for
+        completions.close_all(unread)
+
+    monkeypatch.setattr(_streaming, "close_all", close_all)
+    ring.stream(Nop()).close()
+    assert held
+    assert all(held)
+
+
+# ---- batches ----
+
+
+def test_run_that_could_not_be_cancelled_stays_in_the_table(
+    ring: Ring, pipe: tuple[int, int]
+) -> None:
+    """What a drain holds up is in flight, with its memory, until it has ended."""
+    buffer = bytearray(1)
+    ring.queue(Read(pipe[0], bytearray(1)))
+    ring.submit()
+    with pytest.raises(TimeoutError):
+        ring.run([Read(pipe[0], buffer).drained()], timeout=0.02)
+    assert ring.in_flight == 2
+    with pytest.raises(BufferError):
+        buffer.clear()
+    os.write(pipe[1], b"xy")
+    ring.copy_cqe(timeout=SECONDS)
+    while ring.in_flight:
+        time.sleep(0.001)
+    buffer.clear()
+
+
+def test_run_that_is_left_starts_nothing_more(tmp_path: Path, pipe: tuple[int, int]) -> None:
+    """What had no room in the ring when the time was over is not submitted afterwards."""
+    reads = [Read(pipe[0], bytearray(1)) for _ in range(2)]
+    made = tmp_path / "made"
+    with Ring(1) as ring:
+        assert ring.params.cq_entries == len(reads)
+        with pytest.raises(TimeoutError):
+            ring.run([*reads, Openat(made, os.O_CREAT | os.O_WRONLY)], timeout=0.02)
+        assert ring.in_flight == 0
+    assert not made.exists()
+
+
+def test_run_that_was_not_begun_closes_no_descriptor() -> None:
+    """What is in its memory are the results of another pass, which has given them to somebody."""
+    run = Run(Batch([Openat("/dev/null")]), 16)
+    fd = os.open("/dev/null", os.O_RDONLY)
+    run.landed[8:16] = struct.pack("=iI", fd, 0)
+    run.first, run.shim.first_number = 5, 4
+    run.close_descriptors()
+    os.close(fd)
+
+
+def test_message_is_not_for_a_batch(ring: Ring) -> None:
+    """What it promises to its target is accounted for one by one."""
+    with pytest.raises(ValueError, match="not for a batch"):
+        Batch([MsgRing(ring, target_user_data=1)])
+
+
+def test_column_of_integers_is_a_copy() -> None:
+    """What another thread changes afterwards, or amid the check, is not what is used."""
+    numbers = array("q", [1, 2])
+    column = _columns.integers(numbers, "offsets")
+    numbers[0] = 9
+    assert list(column) == [1, 2]
+
+
+def test_resize_amid_a_run_is_refused(ring_refusal: str) -> None:
+    """Also by a handler, when the run is in the table and not in the shim yet."""
+    assert not ring_refusal
+    with Ring(4, flags=DEFER) as ring:
+        run = Run(Batch([Nop()]), 16)
+        ring._in_flight.runs[run.first] = run
+        with pytest.raises(uring.RegisterError, match="a batch is being run"):
+            ring.resize(8)
+        del ring._in_flight.runs[run.first]
+
+
+@pytest.mark.parametrize("entries", [2, 8])
+def test_ring_that_is_resized_has_the_smaller_size(
+    ring_refusal: str, monkeypatch: pytest.MonkeyPatch, entries: int
+) -> None:
+    """Until the step is done, what fits in neither is refused."""
+    assert not ring_refusal
+    seen = []
+    with Ring(4, flags=DEFER) as ring:
+
+        def resize(*args: Any) -> int:
+            seen.append(ring.params.sq_entries)
+            return int(lib.uring_resize(*args))
+
+        monkeypatch.setattr(_waiting, "lib", Door("uring_resize", resize))
+        ring.resize(entries)
+        assert (seen, ring.params.sq_entries) == ([min(4, entries)], entries)
+
+
+# ---- what is registered ----
+
+
+def test_former_registration_ends_nothing(ring: Ring) -> None:
+    """Nor does one that was replaced between the look and the lock."""
+    former = ring.register_files([0]), ring.register_buffers([bytearray(8)])
+    for each in former:
+        each.close()
+    current = ring.register_files([0]), ring.register_buffers([bytearray(8)])
+    for registration in former:
+        registration._unregister()
+    assert [each.closed for each in current] == [False, False]
+
+
+def test_former_buffers_are_not_cloned(ring: Ring) -> None:
+    """The kernel would clone those that there are, and nobody would keep their memory."""
+    former = ring.register_buffers([bytearray(8)])
+    former.close()
+    ring.register_buffers([bytearray(8)])
+    with Ring(2) as other, pytest.raises(uring.RegisterError) as caught:
+        other.clone_buffers(former)
+    assert caught.value.errno == errno.ENXIO
+
+
+def test_descriptor_of_a_ring_that_is_closed_meanwhile_is_not_given(ring: Ring) -> None:
+    """What was duplicated may be somebody else's by then, and is closed again."""
+    answers = [ring.fd]
+
+    class Closing:
+        def fileno(self) -> int:
+            if not answers:
+                raise uring.RingClosedError("the ring is closed")
+            return answers.pop()
+
+    before = descriptors()
+    with pytest.raises(uring.RingClosedError), descriptor_of(cast("Registrar", Closing())):
+        answers.append(-1)  # not reached
+    assert not answers
+    assert descriptors() == before
+
+
+# ---- buffers to send ----
+
+
+def outgoing() -> Block:
+    """The memory of a group to send from, with one buffer that was given."""
+    block = Block(4, 16, is_incremental=False, is_outgoing=True)
+    assert block.free is not None
+    block.given[block.free.pop()] = 1
+    return block
+
+
+def test_buffer_that_was_sent_is_taken_back_once() -> None:
+    """And not for the time before the one for which it was given last."""
+    block = outgoing()
+    (bid,) = block.given
+    block.take_back(bid, 0)
+    assert (len(block.free or ()), [*block.given]) == (3, [bid])
+    for _ in range(2):
+        block.take_back(bid, 1)
+    assert (len(block.free or ()), [*block.given]) == (4, [])
+
+
+def test_look_that_does_not_count_takes_no_buffer_back() -> None:
+    """What it made is dropped, and the buffer may still be being sent."""
+    block, mark = outgoing(), ffi.new("struct uring_mark *")
+    (bid,) = block.given
+    view = block.stay(bid, mark)
+    del view
+    assert [*block.given] == [bid]
+    view = block.stay(bid, mark)
+    mark.is_final = 1
+    del view
+    assert not block.given
+
+
+def test_handler_that_puts_amid_a_put_has_another_buffer(
+    ring: Ring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each put has its own, whatever comes in between."""
+    group = ring.register_send_buffer_ring(4, size=16)
+    part, calls = Block.part, [0]
+
+    def hooked_part(self: Block, bid: int) -> memoryview:
+        calls[0] += 1
+        if calls[0] == 1:
+            group.put(b"inner")
+        return part(self, bid)
+
+    monkeypatch.setattr(Block, "part", hooked_part)
+    group.put(b"outer")
+    assert (group.free, len(group._block.given), group.inside) == (2, 2, 2)
+
+
+def test_buffers_that_wait_to_be_sent_are_not_taken_back(ring: Ring) -> None:
+    """A full group is full, though nothing is in flight."""
+    group = ring.register_send_buffer_ring(2, size=4)
+    group.put(b"1111")
+    group.put(b"2222")
+    with pytest.raises(BufferError):
+        group.put(b"3333")
+    assert (group.free, group.inside) == (0, 2)
+
+
+def test_buffer_that_is_being_sent_is_not_filled_again(ring: Ring) -> None:
+    """A worker of the kernel that waits for room in the socket has taken it for good."""
+    left, right = socket.socketpair()
+    with left, right:
+        left.settimeout(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                left.send(bytes(65536))
+        left.settimeout(None)
+        group = ring.register_send_buffer_ring(2, size=4)
+        group.put(b"1111")
+        ring.queue(SendSelect(left, group, flags=SQEFlags.ASYNC))
+        ring.submit()
+        while group.inside:
+            time.sleep(0.001)
+        group.put(b"2222")
+        with pytest.raises(BufferError):
+            group.put(b"3333")
+        assert ring.cancel(any=True) == 1
+        ring.copy_cqe(timeout=SECONDS)
+
+
 # ---- closing ----
+
+
+def test_poller_may_yet_take_what_is_published(ring_refusal: str) -> None:
+    """So what it has not taken stays in the table, with its memory."""
+    assert not ring_refusal
+    with Ring(4, flags=SetupFlags.SQPOLL | SetupFlags.R_DISABLED) as ring:
+        ring._in_flight.add([0, record(1)])
+        lib.uring_submit_one(ring._shim, 0, bytes(64), 1)
+        assert ring.sq.tail == 1
+        ring._discard_published()
+        assert ring._in_flight.numbers() == [1]
+        ring._in_flight.discard_number(1)
+
+
+def test_disabled_ring_is_its_own_who_enables_it(ring_refusal: str) -> None:
+    """With SINGLE_ISSUER a ring that is not enabled yet belongs to nobody."""
+    assert not ring_refusal
+    ring = Ring(4, flags=SetupFlags.SINGLE_ISSUER | SetupFlags.R_DISABLED)
+    seen: list[int] = []
+
+    def use() -> None:
+        with ring:
+            ring.enable()
+            ring.queue(Nop())
+            ring.submit_and_wait()
+            seen.append(len(ring.copy_cqes()))
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert seen == [1]
 
 
 def test_handover_that_is_cut_off_does_not_hold_up_closing(
@@ -647,7 +964,110 @@ def test_message_to_a_ring_that_is_closed_meanwhile_keeps_no_descriptor(
     assert target._held.alias is None
 
 
+# ---- who may do what, and when ----
+
+
+def elsewhere(call: Callable[[], object]) -> BaseException | None:
+    """What a call in another thread raises."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as error:  # noqa: BLE001 - it is looked at
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return raised[0] if raised else None
+
+
+OWNED: Final[dict[str, Callable[[Ring], object]]] = {
+    "copy_cqes": lambda ring: ring.copy_cqes(),
+    "copy_cqe": lambda ring: ring.copy_cqe(timeout=0),
+    "peek_cqes": lambda ring: ring.peek_cqes(),
+    "cq_advance": lambda ring: ring.cq_advance(0),
+    "submit": lambda ring: ring.submit(),
+    "submit_and_wait": lambda ring: ring.submit_and_wait(),
+    "run": lambda ring: ring.run([Nop()]),
+    "run nothing": lambda ring: ring.run([]),
+    "stream": lambda ring: ring.stream(Nop()),
+    "cancel": lambda ring: ring.cancel(any=True),
+    "resize": lambda ring: ring.resize(8),
+    "iowait_enabled": lambda ring: setattr(ring, "iowait_enabled", True),
+    "eventfd_enabled": lambda ring: setattr(ring, "eventfd_enabled", True),
+    "register_wait_region": lambda ring: ring.register_wait_region(),
+    "register_buffer_ring": lambda ring: ring.register_buffer_ring(2, size=16),
+    "register_ring_fd": lambda ring: ring.register_ring_fd(),
+}
+
+
+@pytest.mark.parametrize("name", OWNED)
+def test_owner_alone_calls(ring_refusal: str, name: str) -> None:
+    """With SINGLE_ISSUER another thread is told so, and nothing has happened."""
+    assert not ring_refusal
+    with Ring(4, flags=DEFER) as ring:
+        number = ring.queue(Nop())
+        error = elsewhere(lambda: OWNED[name](ring))
+        assert type(error) is uring.WrongThreadError
+        assert "use it from its owner" in str(error)  # the kernel refuses, too, and says less
+        assert (ring.sq_ready(), ring.in_flight, ring.params.sq_entries) == (1, 1, 4)
+        ring.submit()
+        assert ring.copy_cqe(timeout=SECONDS).user_data == number
+
+
+LOCKED: Final[dict[str, Callable[[Ring], object]]] = {
+    "queue_all": lambda ring: ring.queue_all([Nop()]),
+    "queue a claim": lambda ring: ring.queue(Openat("/dev/null"), user_data=9),
+    "submit": lambda ring: ring.submit(),
+    "copy_cqes": lambda ring: ring.copy_cqes(1),
+    "peek_cqes": lambda ring: ring.peek_cqes(),
+    "cq_advance": lambda ring: ring.cq_advance(0),
+    "cq_ready": lambda ring: ring.cq_ready(),
+    "sq_ready": lambda ring: ring.sq_ready(),
+    "in_flight": lambda ring: ring.in_flight,
+    "expect": lambda ring: ring._expect(5),
+    "rename": lambda ring: ring._rename((1, 2)),
+    "unrename": lambda ring: ring._unrename((1, 2)),
+    "run of a number": lambda ring: ring.run([Nop(user_data=7)]),
+    "resize": lambda ring: ring.resize(8),
+    "close": lambda ring: ring.close(),
+}
+
+
+@pytest.mark.parametrize("name", LOCKED)
+def test_lock_is_taken_by(ring_refusal: str, name: str) -> None:
+    """Whoever looks at the table and changes it waits for who is doing so."""
+    assert not ring_refusal
+    holds, released = threading.Event(), threading.Event()
+    with Ring(4, flags=DEFER) as ring:
+        ring.queue(Nop())
+        ring.submit()
+        ring.queue(Nop())
+
+        def hold() -> None:
+            with ring._lock:
+                holds.set()
+                released.wait(0.1)
+                held.append(name)
+
+        held: list[str] = []
+        thread = threading.Thread(target=hold)
+        thread.start()
+        assert holds.wait(SECONDS)
+        LOCKED[name](ring)
+        assert held == [name]
+        thread.join()
+
+
 # ---- operations ----
+
+
+def test_control_data_shorter_than_its_header_ends_it() -> None:
+    """A length that does not even cover the length is none; what follows is nobody's."""
+    header = struct.pack("@nii", 8, 1, 2)
+    assert parse_control(header + header) == ()
 
 
 def test_receive_pins_its_buffer(ring: Ring) -> None:

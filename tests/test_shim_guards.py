@@ -26,6 +26,7 @@ from uring._ffi import ffi, lib
 from uring.flags import NopFlags, SQRingFlags
 
 NOP = bytes(64)
+DEFER = SetupFlags.DEFER_TASKRUN | SetupFlags.SINGLE_ISSUER
 MissingPage = tuple[mmap.mmap, int, threading.Event]
 SECONDS = 10.0
 COUNT = 0xFFFFFFFF  # the low half of what the shim returns
@@ -106,6 +107,29 @@ def test_one_thread_at_a_time_places(ring: Ring, missing_page: MissingPage) -> N
     assert ring.copy_cqe(timeout=SECONDS).user_data == 1
 
 
+LOOKS: dict[str, Callable[[Any], int]] = {
+    "take": lambda shim: lib.uring_take(shim, 0, 4),
+    "peek": lambda shim: lib.uring_peek(shim, 0, 4, ffi.new("char[]", 64)),
+    "ready": lambda shim: lib.uring_ready(shim, 0),
+    "wait": lambda shim: lib.uring_wait(shim, 0, 1, 0),
+    "wait_min": lambda shim: lib.uring_wait_min(shim, 0, 1, 0, 0),
+    "run": lambda shim: begin_at(shim, NOP)[0],
+}
+
+
+@pytest.mark.parametrize("name", LOOKS)
+def test_one_thread_at_a_time_looks(ring: Ring, missing_page: MissingPage, name: str) -> None:
+    """Who comes while another is copying completions out does not move them under his hands."""
+    memory, _, released = missing_page
+    nops(ring, 0, 4)
+    copying = Call(lib.uring_peek, ring._shim, 0, 4, ffi.from_buffer("char[]", memory))
+    with leaving(copying, released):
+        looking = Call(LOOKS[name], ring._shim)
+        looking.join(0.1)
+        assert looking.is_alive()
+    assert looking.ended() is not None
+
+
 def test_exit_waits_for_who_is_inside_and_lets_nobody_in(missing_page: MissingPage) -> None:
     """Nothing is unmapped under a thread that is copying, and none that comes later gets in."""
     memory, _, released = missing_page
@@ -152,16 +176,17 @@ def test_completions_are_given_again_until_they_are_acknowledged(ring: Ring) -> 
     assert lib.uring_ready(ring._shim, 1) == 2
 
 
-def test_inbox_takes_no_more_than_it_holds(ring: Ring) -> None:
+@pytest.mark.parametrize("flags", [SetupFlags(0), SetupFlags.CQE_MIXED], ids=str)
+def test_inbox_takes_no_more_than_it_holds(ring_refusal: str, flags: SetupFlags) -> None:
     """What does not fit in it stays in the queue, whatever is asked for."""
-    entries = ring.params.cq_entries
-    for number in range(4):
-        assert lib.uring_submit_one(ring._shim, number, NOP, number) & COUNT == 1
-    assert lib.uring_take(ring._shim, 0, 4) & COUNT == 4
-    for number in range(4, 4 + entries):
-        assert lib.uring_submit_one(ring._shim, number, NOP, number) & COUNT == 1
-    assert lib.uring_take(ring._shim, 0, 4 * entries) & COUNT == entries
-    assert lib.uring_take(ring._shim, entries, 4 * entries) & COUNT == 4
+    assert not ring_refusal
+    with Ring(8, flags=flags) as ring:
+        shim, entries = ring._shim, ring.params.cq_entries
+        nops(ring, 0, 4)
+        assert lib.uring_take(shim, 0, 4) & COUNT == 4
+        nops(ring, 4, entries - 1)
+        assert lib.uring_take(shim, 0, 4 * entries) & COUNT == entries
+        assert lib.uring_take(shim, entries, 4 * entries) & COUNT == 3
 
 
 def test_wait_for_more_than_fits_ends_with_a_full_queue(ring: Ring) -> None:
@@ -175,7 +200,7 @@ def test_wait_for_more_than_fits_ends_with_a_full_queue(ring: Ring) -> None:
 def test_resize_counts_what_is_in_the_inbox(ring_refusal: str) -> None:
     """Completions that were taken and not acknowledged must fit beside those in the queue."""
     assert not ring_refusal
-    with Ring(8, flags=SetupFlags.DEFER_TASKRUN | SetupFlags.SINGLE_ISSUER) as ring:
+    with Ring(8, flags=DEFER) as ring:
         nops(ring, 0, 4)
         assert lib.uring_take(ring._shim, 0, 4) & COUNT == 4
         nops(ring, 4, 14)
@@ -405,9 +430,9 @@ class HeldCall(threading.Thread):
         (number,) = struct.unpack_from("=Q", told)
         return int(number)
 
-    def go_on(self, number: int, error: int = 0) -> None:
-        """Let the kernel do what is asked, or have it fail with `error`."""
-        answer = struct.pack("=QqiI", number, 0, -error, 0 if error else _GO_ON)
+    def go_on(self, number: int, error: int | None = None) -> None:
+        """Let the kernel do what is asked, or answer with `error`; 0 stands for nothing done."""
+        answer = struct.pack("=QqiI", number, 0, -(error or 0), _GO_ON if error is None else 0)
         fcntl.ioctl(self._fd, _SEND, answer)
 
     def ended(self) -> int:
@@ -424,6 +449,30 @@ def test_submit_that_is_interrupted_goes_on(ring: Ring) -> None:
         submitting.go_on(submitting.entering())
         assert submitting.ended() & COUNT == 1
     assert ring.cq.tail == 1
+
+
+def test_submit_of_which_nothing_is_taken_ends(ring: Ring) -> None:
+    """It does not ask again and again; the SQE stays where it is."""
+    with HeldCall(lib.uring_submit_one, ring._shim, 0, NOP, 1) as submitting:
+        submitting.go_on(submitting.entering(), 0)
+        assert submitting.ended() == 0
+    assert (ring.sq.head, ring.sq.tail) == (0, 1)
+
+
+def test_resize_does_not_wait_for_who_waits(ring_refusal: str) -> None:
+    """Who may stay long in there is told of."""
+    assert not ring_refusal
+    with Ring(4, flags=DEFER) as ring:
+        params = ffi.new("struct uring_params *")
+        params.flags, params.sq_entries, params.cq_entries = SetupFlags.CQSIZE, 8, 16
+        with HeldCall(lib.uring_wait, ring._shim, 0, 1, -1) as waiting:
+            number = waiting.entering()
+            resizing = Call(lib.uring_resize, ring._shim, 0, params)
+            resizing.join(SECONDS)
+            answer = resizing.answer
+            waiting.go_on(number, errno.EINTR)
+            assert answer == -errno.EBUSY
+            assert waiting.ended() == -errno.EINTR
 
 
 def test_head_stands_still_for_who_is_about_to_wait(ring: Ring) -> None:
@@ -476,7 +525,7 @@ def test_look_that_is_interrupted_finds_nothing(look: Any, ring_refusal: str) ->
     """EINTR is no error of a look: the next one finds what is there."""
     assert not ring_refusal
     room = ffi.new("char[]", 64)
-    with Ring(4, flags=SetupFlags.DEFER_TASKRUN | SetupFlags.SINGLE_ISSUER) as ring:
+    with Ring(4, flags=DEFER) as ring:
         more = () if look is lib.uring_take else (room,)
         with HeldCall(look, ring._shim, 0, 4, *more) as looking:
             looking.go_on(looking.entering(), errno.EINTR)
@@ -488,12 +537,33 @@ def test_look_that_is_interrupted_finds_nothing(look: Any, ring_refusal: str) ->
 
 def begin(ring: Ring, sqes: bytes, first: int = 100) -> tuple[int, Any, Any]:
     """Begin a run at the door of the shim: (its answer, what must be kept)."""
+    return begin_at(ring._shim, sqes, first)
+
+
+def begin_at(shim: Any, sqes: bytes, first: int = 100) -> tuple[int, Any, Any]:
+    """Do the same without a Ring."""
     run = ffi.new("struct uring_run *")
     count = len(sqes) // 64
     kept = ffi.from_buffer("char[]", sqes), ffi.new("char[]", 16 * count)
     run.sqes, run.cqes = kept
     run.count = count
-    return lib.uring_run_begin(ring._shim, run, first), run, kept
+    return lib.uring_run_begin(shim, run, first), run, kept
+
+
+def test_peek_beyond_a_full_inbox_shows_nothing_of_a_run(ring: Ring, pipe: tuple[int, int]) -> None:
+    """What is still in the queue then may be the run's."""
+    shim, entries = ring._shim, ring.params.cq_entries
+    record, _pin = Read(pipe[0], bytearray(1))._encode()
+    answer, run, _kept = begin(ring, record)
+    assert answer == -errno.EAGAIN
+    nops(ring, 0, entries)
+    assert lib.uring_take(shim, 0, entries) & COUNT == entries
+    nops(ring, entries, 4)
+    os.write(pipe[1], b"x")
+    until(lambda: ring.cq.tail == entries + 5)
+    assert lib.uring_peek(shim, 0, 64, ffi.new("char[]", 16 * 64)) & COUNT == entries
+    assert lib.uring_take(shim, entries, 64) & COUNT == 4
+    assert lib.uring_run(shim, run) == 0
 
 
 def test_sealed_ring_takes_no_new_run(ring: Ring) -> None:
@@ -555,5 +625,22 @@ def test_run_that_never_has_to_wait_looks_at_the_clock(ring: Ring) -> None:
 def test_run_fetches_what_the_kernel_holds_back(ring_refusal: str) -> None:
     """What ends at once by task work is no timeout, though nothing was waited for."""
     assert not ring_refusal
-    with Ring(4, flags=SetupFlags.DEFER_TASKRUN | SetupFlags.SINGLE_ISSUER) as ring:
+    with Ring(4, flags=DEFER) as ring:
         assert ring.run([Nop(nop_flags=NopFlags.TW)], timeout=0).res.tolist() == [0]
+
+
+def test_resize_does_nothing_where_the_array_is_not_known() -> None:
+    """Where it is in the new queues, the kernel does not say; where it should be is compared."""
+    shim, params = ffi.new("struct uring *"), ffi.new("struct uring_params *")
+    params.flags = DEFER
+    assert lib.uring_setup(shim, 32, params) == 0
+    offset = int.from_bytes(ffi.buffer(params)[64:68], "little")  # sq_off.array
+    ffi.buffer(params)[64:68] = (offset - 64).to_bytes(4, "little")
+    inbox = ffi.new("char[]", 16 * 65536)
+    try:
+        assert lib.uring_map(shim, params, inbox) == 0
+        sizes = ffi.new("struct uring_params *")
+        sizes.flags, sizes.sq_entries, sizes.cq_entries = SetupFlags.CQSIZE, 64, 128
+        assert lib.uring_resize(shim, 0, sizes) == -errno.EOPNOTSUPP
+    finally:
+        assert lib.uring_exit(shim) == 0
