@@ -521,7 +521,7 @@ def test_resize_without_memory_closes_the_ring(ring_refusal: str) -> None:
         ring.submit()
         del memory
         used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + 2**20, -1))
+        resource.setrlimit(resource.RLIMIT_AS, (used + 2**20, resource.RLIM_INFINITY))
         try:
             ring.resize(32768)
         except uring.RegisterError as error:
