@@ -253,7 +253,7 @@ def test_writev_fsync_goes_on_after_short_writes(tmp_path: Path) -> None:
     three_at_a_time = (
         "whole = uring.Writev\n"
         "def short(file, buffers, offset):\n"
-        "    resource.setrlimit(resource.RLIMIT_FSIZE, (offset + 3, -1))\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (offset + 3, resource.RLIM_INFINITY))\n"
         "    return whole(file, buffers, offset)\n"
         "uring.Writev = short"
     )
