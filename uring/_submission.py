@@ -19,7 +19,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from uring._claims import FIRST_DRAWN, Record, is_linked, skips
+from uring._claims import FIRST_DRAWN, Record, is_linked, keeps_to_its_kind, skips
 from uring._ffi import ffi, lib
 from uring._inflight import Recent
 from uring._records import RecordSide
@@ -41,10 +41,10 @@ def _high(chosen: int | None) -> list[int]:
 
 
 def needs_claims(op: Queueable, record: Record) -> bool:
-    """Whether numbers must be claimed for it: it skips its CQE, or makes descriptors."""
+    """Whether it must claim its number: it skips its CQE, makes a descriptor or notifies."""
     if skips(record):
         return True
-    return record[0] < FIRST_DRAWN and (op._makes_descriptor or op._is_sole)
+    return record[0] < FIRST_DRAWN and (op._is_sole or keeps_to_its_kind(op))
 
 
 class SubmissionSide(RecordSide):
