@@ -136,7 +136,7 @@ static struct mixed_place mixed_look(const struct uring *ring, uint32_t place,
     } else if (flags & CQE_SKIP) {
         found.cqe = NULL;
         found.is_filler = 1;
-    } else if (flags & CQE_F_32) {
+    } else if (flags & CQE_F_32 && (place & ring->cq_mask) != ring->cq_mask) { /* none wraps */
         found.size = 2 * CQE_SIZE;
         found.places = 2;
     }
