@@ -1327,3 +1327,25 @@ def test_ring_in_a_cycle_is_closed_for_who_is_collected_after_it(pipe: tuple[int
     with pytest.warns(ResourceWarning, match="without close"):
         gc.collect()
     assert told == ["the ring is closed"]
+
+
+@pytest.mark.parametrize("is_one", [True, False])
+def test_queue_lets_go_of_what_comes_while_the_ring_is_closed(
+    ring: uring.Ring, *, is_one: bool
+) -> None:
+    """A file that closes the ring when it is asked for its number leaves no buffer pinned."""
+
+    class Closer:
+        def fileno(self) -> int:
+            ring.close()
+            return 0
+
+    buffer = bytearray(8)
+    op = uring.Read(Closer(), buffer)
+    with pytest.raises(uring.RingClosedError):
+        if is_one:
+            ring.queue(op)
+        else:
+            ring.queue_all([op])
+    del op
+    buffer.append(0)

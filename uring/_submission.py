@@ -147,8 +147,7 @@ class SubmissionSide(RecordSide):
                 self._claim_and_append([record], high)
         else:  # no call between the look at the claims and this
             pending.append(record)
-        if self._refusal is not None:  # closed meanwhile: it will never be submitted
-            self._check_open()
+        self._check_kept()
         return record[0]
 
     def queue_all(self, ops: Iterable[Queueable]) -> list[int]:
@@ -190,8 +189,14 @@ class SubmissionSide(RecordSide):
                 self._claim_and_append(records, high)
             else:  # no call between the look at the claims and this
                 self._pending.extend(records)
-        self._check_open()
+        self._check_kept()
         return [record[0] for record in records]
+
+    def _check_kept(self) -> None:
+        """Let go of what came into the list after the ring was closed, and say so."""
+        if self._refusal is not None:
+            del self._pending[1:]  # never to be submitted; what the kernel has is in flight
+            self._check_open()
 
     def _claim_and_append(self, records: Sequence[Record], high: Sequence[int]) -> None:
         """
