@@ -59,8 +59,8 @@ def control(source: Input) -> None:
 def address(source: Input) -> None:
     """A socket address: decoded, and the same bytes again where it has a form of its own."""
     family = source.pick([0, 1, 2, 10, 16, 40])
-    encoded = struct.pack("=H", family) + source.take(source.below(140))
-    decoded = _sockaddr.decode_sockaddr(encoded[: source.below(160)])
+    encoded = struct.pack("=H", family) + source.take(126)
+    decoded = _sockaddr.decode_sockaddr(encoded[: source.below(129)])
     if isinstance(decoded, tuple):
         again = _sockaddr.encode_sockaddr(decoded) if in_range(decoded) else b""
         assert not again or _sockaddr.decode_sockaddr(again) == decoded

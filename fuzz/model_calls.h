@@ -182,7 +182,7 @@ static long model_enter(int fd, uint32_t to_submit, uint32_t wanted, uint32_t fl
         }
         submitted = to_submit;
     } else if (to_submit > 0) {
-        submitted = consume(fault >= 230 ? 1 + fault % 3 : to_submit);
+        submitted = consume(fault >= 230 ? 1 + fault % 3u : to_submit);
     }
     if (flags & ENTER_GETEVENTS)
         ret = model_wait(wanted, flags, arg, size);
