@@ -1329,9 +1329,13 @@ def test_ring_in_a_cycle_is_closed_for_who_is_collected_after_it(pipe: tuple[int
     assert told == ["the ring is closed"]
 
 
-@pytest.mark.parametrize("is_one", [True, False])
+@pytest.mark.parametrize(
+    "queue",
+    [lambda ring, op: ring.queue(op), lambda ring, op: ring.queue_all([op])],
+    ids=["queue", "queue_all"],
+)
 def test_queue_lets_go_of_what_comes_while_the_ring_is_closed(
-    ring: uring.Ring, *, is_one: bool
+    ring: uring.Ring, queue: Callable[[uring.Ring, uring.Operation], object]
 ) -> None:
     """A file that closes the ring when it is asked for its number leaves no buffer pinned."""
 
@@ -1341,11 +1345,6 @@ def test_queue_lets_go_of_what_comes_while_the_ring_is_closed(
             return 0
 
     buffer = bytearray(8)
-    op = uring.Read(Closer(), buffer)
     with pytest.raises(uring.RingClosedError):
-        if is_one:
-            ring.queue(op)
-        else:
-            ring.queue_all([op])
-    del op
+        queue(ring, uring.Read(Closer(), buffer))
     buffer.append(0)
