@@ -198,8 +198,8 @@ def released() -> memoryview:
     return view
 
 
-def buffers(world: World) -> Any:
-    """A buffer of any kind, or what is nearly one."""
+def buffers(world: World, *, most: int | None = None) -> Any:
+    """A buffer of any kind, or what is nearly one; of the first kinds, up to `most`."""
     whole: bytearray = world.source.pick(world.buffers)
     kinds: list[Callable[[], Any]] = [
         lambda: whole,
@@ -215,11 +215,11 @@ def buffers(world: World) -> Any:
         ctypes.c_char * 8,
         lambda: pickle.PickleBuffer(whole),
         lambda: uring.FixedBuffer(memoryview(whole), world.source.below(4)),
+        released,
         lambda: HUGE,
         lambda: memoryview(HUGE)[: world.source.pick([2**32 - 1, 2**32])],
-        released,
     ]
-    return world.source.pick(kinds)()
+    return world.source.pick(kinds[:most])()
 
 
 def sequences(world: World) -> Any:
@@ -269,7 +269,7 @@ def anything(world: World, *, is_deep: bool = False) -> Any:
         source.integer,
         lambda: indexes(world),
         lambda: files(world),
-        lambda: buffers(world),
+        lambda: buffers(world, most=-2),  # whoever copies a huge one needs as much memory
         lambda: paths(world),
         lambda: groups(world),
         lambda: source.pick([None, True, 1.5, float("nan"), float("inf"), 1e300, 3j, object, ...]),
