@@ -340,7 +340,7 @@ static void act(void)
         op_registered();
         break;
     case 13:
-        if (test.depth == 0)
+        if (test.depth == 0 && !kernel.is_corrupt) /* it takes what is ready at its word */
             op_resize();
         break;
     case 14:

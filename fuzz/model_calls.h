@@ -6,6 +6,7 @@
 #include "model.h"
 
 enum { BLOCKED_ROUNDS = 8, OFF_REGION = 0x20000000 };
+#define NEVER_SECONDS (NEVER_NS / 1000000000)
 static uint64_t anonymous_size; /* of the last such mapping */
 
 /* ---- setup ---- */
@@ -95,14 +96,15 @@ static int64_t wait_limit(uint32_t flags, const void *arg, size_t size, uint32_t
             return -1;
         memcpy(&wait, kernel.region + offset, sizeof wait);
         *min_usec = wait.min_wait_usec;
-        return wait.flags & 1 ? wait.ts.sec * 1000000000 + wait.ts.nsec : -1;
+        ts = wait.ts;
+        return wait.flags & 1 && ts.sec < NEVER_SECONDS ? ts.sec * 1000000000 + ts.nsec : -1;
     }
     HOLDS(size == sizeof given);
     memcpy(&given, arg, sizeof given);
     memcpy(&ts, (const void *)(uintptr_t)given.ts, sizeof ts);
     HOLDS(ts.sec >= 0 && ts.nsec >= 0 && ts.nsec < 1000000000);
     *min_usec = given.min_wait_usec;
-    return ts.sec < NEVER_NS / 1000000000 ? ts.sec * 1000000000 + ts.nsec : -1;
+    return ts.sec < NEVER_SECONDS ? ts.sec * 1000000000 + ts.nsec : -1;
 }
 
 static uint32_t cq_count(void)
@@ -180,7 +182,7 @@ static long model_enter(int fd, uint32_t to_submit, uint32_t wanted, uint32_t fl
         }
         submitted = to_submit;
     } else if (to_submit > 0) {
-        submitted = consume(fault >= 230 ? 1 + fault % 3 : to_submit);
+        submitted = consume(fault >= 230 ? 1 + fault % 3u : to_submit);
     }
     if (flags & ENTER_GETEVENTS)
         ret = model_wait(wanted, flags, arg, size);

@@ -1320,3 +1320,24 @@ def test_ring_in_a_cycle_is_closed_for_who_is_collected_after_it(pipe: tuple[int
     with pytest.warns(ResourceWarning, match="without close"):
         gc.collect()
     assert told == ["the ring is closed"]
+
+
+@pytest.mark.parametrize(
+    "queue",
+    [lambda ring, op: ring.queue(op), lambda ring, op: ring.queue_all([op])],
+    ids=["queue", "queue_all"],
+)
+def test_queue_lets_go_of_what_comes_while_the_ring_is_closed(
+    ring: uring.Ring, queue: Callable[[uring.Ring, uring.Operation], object]
+) -> None:
+    """A file that closes the ring when it is asked for its number leaves no buffer pinned."""
+
+    class Closer:
+        def fileno(self) -> int:
+            ring.close()
+            return 0
+
+    buffer = bytearray(8)
+    with pytest.raises(uring.RingClosedError):
+        queue(ring, uring.Read(Closer(), buffer))
+    buffer.append(0)

@@ -744,6 +744,24 @@ def test_mixed_count_has_each_completion_once() -> None:
         ]
 
 
+def test_mixed_completion_over_a_filler_outlives_a_wait_that_empties_the_backlog() -> None:
+    """What was written over a filler is not given back to the kernel before it is taken."""
+    with Ring(4, flags=F.CQE_MIXED, cq_entries=4) as ring:
+        ring.queue_all([either(n, is_big=n > 0) for n in range(3)])
+        ring.submit()
+        assert len(ring.copy_cqes(max_nr=2)) == 2  # and the filler, behind which the third waits
+        ring.queue(either(3, is_big=False))
+        ring.submit()  # over the filler
+        ring.submit_and_wait(3, timeout=0.01, min_timeout=0.005)  # the third has room now
+        ring.queue(either(4, is_big=True))
+        ring.submit()  # behind a filler, in the same place
+        taken: list[uring.CQE] = []
+        while len(taken) < 3:
+            taken.append(ring.copy_cqe(timeout=10))
+        assert sorted(map(seen, taken)) == [(2, True), (3, False), (4, True)]
+        assert ring.in_flight == 0
+
+
 def test_mixed_waiters_of_several_threads_all_end() -> None:
     """Threads that wait for all that the queue holds wake when big ones fill it early."""
     with Ring(4, flags=F.CQE_MIXED) as ring:

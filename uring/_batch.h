@@ -48,22 +48,47 @@ static uint32_t run_find(const struct uring_run *run, uint64_t number)
 }
 
 /*
+ * Whether a CQE without MORE that is a notification, or says ECANCELED, ends its operation. A chain
+ * that fails cancels the zero-copy sends in it without MORE (io_fail_links(), io_uring/timeout.c),
+ * and their notifications come all the same. One that comes when its operation has ended otherwise
+ * ends nothing. `place` has the result, if it has come, and else a MORE that nobody has posted.
+ */
+__attribute__((noinline)) static int run_ends(const char *sqe, const char *place, uint32_t flags)
+{
+    uint8_t opcode = (uint8_t)sqe[0];
+    uint32_t known;
+    int32_t res;
+    if (!(flags & CQE_NOTIF))
+        return opcode != OP_SEND_ZC && opcode != OP_SENDMSG_ZC;
+    memcpy(&known, place + CQE_FLAGS, sizeof known);
+    memcpy(&res, place + CQE_RES, sizeof res);
+    return known & CQE_MORE || res == -ECANCELED;
+}
+
+/*
  * Puts a CQE into its place, if it is one of a run. Of an operation that posts several (a zero-copy
- * send) the first one stays: the result. What ends it is the one without MORE. cq_lock is held.
+ * send) the first one stays: the result. What ends it is the one without MORE; but see run_ends().
+ * cq_lock is held.
  */
 static int run_takes(struct uring *ring, const char *cqe)
 {
     uint64_t number;
     uint32_t flags;
+    int32_t res;
     memcpy(&number, cqe, sizeof number);
+    memcpy(&res, cqe + CQE_RES, sizeof res);
     memcpy(&flags, cqe + CQE_FLAGS, sizeof flags);
     for (struct uring_run *run = ring->runs; run != NULL; run = run->next) {
         uint32_t index = run_find(run, number);
+        char *place;
         if (index == UINT32_MAX)
             continue;
+        place = run->cqes + (size_t)index * ring->cqe_size;
         if (!(flags & CQE_NOTIF))
-            cqe_copy(run->cqes + (size_t)index * ring->cqe_size, cqe, ring->cqe_size);
-        if (!(flags & CQE_MORE))
+            cqe_copy(place, cqe, ring->cqe_size);
+        if (!(flags & CQE_MORE) &&
+            ((!(flags & CQE_NOTIF) && res != -ECANCELED) ||
+             run_ends(run->sqes + (size_t)index * SQE_SIZE, place, flags)))
             run->ended++;
         return 1;
     }

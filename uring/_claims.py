@@ -18,7 +18,7 @@ import attrs
 
 from uring.completions import Answer
 from uring.flags import Opcode, SQEFlags
-from uring.sqe import Queueable
+from uring.sqe import SQE, Queueable
 
 FIRST_DRAWN: Final = 2**63
 """From here upwards the ring draws the numbers of operations that were given none."""
@@ -45,6 +45,11 @@ def is_linked(record: Record) -> bool:
 def skips(record: Record) -> bool:
     """Whether the operation posts no CQE when it succeeds."""
     return bool(record[1][1] & _SKIP)
+
+
+def keeps_to_its_kind(op: Queueable) -> bool:
+    """Whether it shares its number only with operations of its own class."""
+    return op._makes_descriptor or (op._notifies and not isinstance(op, SQE))
 
 
 def operation_of(subject: Subject) -> Queueable | None:
@@ -194,8 +199,9 @@ class Claims:
 
         A chain with skipping operations claims the numbers of all its members. An operation that
         makes a descriptor claims the number that it was given for its own kind: if its CQE could be
-        another's, nobody could tell a descriptor that must be closed from a count. (Numbers that
-        the ring draws are not shared by accident, and need no claim.)
+        another's, nobody could tell a descriptor that must be closed from a count; nor what has
+        ended, of a zero-copy send. (Numbers that the ring draws are not shared by accident, and
+        need no claim.)
 
         Raises:
             ValueError: two of them, or one and what is claimed already, cannot share a number, or
@@ -208,7 +214,7 @@ class Claims:
                 continue
             if operation._is_sole:
                 found.setdefault(record[0], Sole(type(operation)))
-            elif operation._makes_descriptor:
+            elif keeps_to_its_kind(operation):
                 found.setdefault(record[0], type(operation))
         seen: set[int] = set()
         for record in records:
@@ -403,7 +409,8 @@ class Claims:
         elif isinstance(claim, Expected):
             what = "that comes from outside, of a message or a tagged resource,"
         elif isinstance(claim, type):
-            what = f"of {claim.__name__}, whose result is a descriptor"
+            why = "which notifies" if claim._notifies is True else "whose result is a descriptor"
+            what = f"of {claim.__name__}, {why},"
         else:
             what = "in a batch that is being run"
         raise ValueError(

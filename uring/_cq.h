@@ -84,14 +84,19 @@ static void cq_copy(const struct uring *ring, uint32_t place, uint32_t count, ch
  * and the tail moves on over the first place of the queue, which keeps what was there a round
  * before. So we blot that place out when we have passed it. When it is found so, nothing is there;
  * and what belongs there is in the last place, if that was a filler when we passed it. As long as
- * that may come to be, the head stays before the filler, or the kernel could use the place again.
+ * that may come to be, or may be what stands behind it, the head stays before the filler, or the
+ * kernel could use the place again. The flag goes when the two have been written, which is after
+ * that CQE: so the flag is looked at first. Acquire: then a tail that covers it is seen.
  * The tail may so come to be one beyond a full queue: who only counts has blotted nothing out, and
  * must not count the first place twice.
  */
 static uint32_t mixed_head(const struct uring *ring)
 {
-    return ring->cq_taken -
-           (ring->after_filler && load_relaxed(ring->sq_flags) & SQ_CQ_OVERFLOW ? 1 : 0);
+    uint32_t taken = ring->cq_taken;
+    if (ring->after_filler && (load_acquire(ring->sq_flags) & SQ_CQ_OVERFLOW ||
+                               load_relaxed(ring->cq_tail) != taken))
+        taken--;
+    return taken;
 }
 
 /*
@@ -136,7 +141,7 @@ static struct mixed_place mixed_look(const struct uring *ring, uint32_t place,
     } else if (flags & CQE_SKIP) {
         found.cqe = NULL;
         found.is_filler = 1;
-    } else if (flags & CQE_F_32) {
+    } else if (flags & CQE_F_32 && (place & ring->cq_mask) != ring->cq_mask) { /* none wraps */
         found.size = 2 * CQE_SIZE;
         found.places = 2;
     }

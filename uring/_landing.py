@@ -5,9 +5,10 @@ It is looked for once for each look at the queue, in the order of arrival, which
 depend on (see _leases); what was promised for an operation that has failed is taken back.
 """
 
+import errno
 from typing import TYPE_CHECKING, Final
 
-from uring._claims import Ended, Subject
+from uring._claims import Ended, Subject, operation_of
 from uring._core import Core
 from uring._leases import Landing
 from uring._pledges import Pledge
@@ -16,12 +17,14 @@ from uring.completions import Answer, Completions, cqe_size
 from uring.flags import CQE_BUFFER_SHIFT, CQEFlags
 from uring.operations._groups import GroupPin
 from uring.registry.buffer_rings import BufferRing, SendBufferRing
-from uring.sqe import UINT32_MAX
+from uring.sqe import SQE, UINT32_MAX
 
 if TYPE_CHECKING:
     from uring._uring import CData
 
 _MORE: Final = int(CQEFlags.MORE)
+_NOTIF: Final = int(CQEFlags.NOTIF)
+_CANCELLED: Final = -errno.ECANCELED
 _BUFFER: Final = int(CQEFlags.BUFFER)
 _BUF_MORE: Final = int(CQEFlags.BUF_MORE)
 
@@ -51,7 +54,10 @@ class LandingSide(Core):
         if is_final and result >> 32 & _BUFFER and flags is not None:
             landing = self._land(subjects, completions.res.tolist(), flags)
         if is_final and self._in_flight.has_pledges:
-            self._settle_pledges(subjects, completions.res.tolist())
+            results = completions.res.tolist()
+            self._settle_pledges(subjects, results)
+            if result >> 32 & _NOTIF or _CANCELLED in results:
+                flags = self._ending(subjects, results, completions.flags.tolist())
         return completions, (had, numbers, flags), landing
 
     def _land(self, subjects: list[Subject], results: list[int], flags: list[int]) -> Landing:
@@ -77,6 +83,30 @@ class LandingSide(Core):
                     landing.sent.append(lease)
                     group._block.is_unsure = group._block.is_unsure or results[index] < 0
         return landing
+
+    @staticmethod
+    def _ending(subjects: list[Subject], results: list[int], flags: list[int]) -> list[int]:
+        """
+        The flags, with MORE where a CQE ends nothing although it has none.
+
+        A chain that fails cancels the zero-copy sends in it without MORE, and their notifications
+        come all the same (io_fail_links() in io_uring/timeout.c). A notification that comes when
+        its operation has ended otherwise must not end another one with the same number. Of an SQE
+        that shares its number nobody knows what it is.
+        """
+        for index, (subject, res) in enumerate(zip(subjects, results, strict=True)):
+            operation = operation_of(subject)
+            if operation is None or (
+                isinstance(operation, SQE)
+                and isinstance(subject, Answer)
+                and not subject.is_certain
+            ):
+                continue
+            is_late = flags[index] & _NOTIF and not operation._notifies
+            is_early = not flags[index] & _NOTIF and operation._notifies and res == _CANCELLED
+            if is_late or is_early:
+                flags[index] |= _MORE
+        return flags
 
     @staticmethod
     def _settle_pledges(subjects: list[Subject], results: list[int]) -> None:

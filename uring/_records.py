@@ -80,6 +80,9 @@ class RecordSide(Core):
             self._check_opcode(op, encoded[0])
         if op._takes_buffer:
             check_group(op, encoded, self)
+        if op._notifies:  # its completions must be looked at: see _ending()
+            self._is_plain = False
+            self._in_flight.has_pledges = True
         if not prepared and len(encoded) != SQE_SIZE and not self._has_sqe128:
             raise ValueError(
                 f"{op!r} has an SQE of {len(encoded)} bytes, which takes a ring with"

@@ -71,6 +71,8 @@ enum {
     CQE_SKIP = 1u << 5, /* 6.18 */
     CQE_F_32 = 1u << 15,
     SQE_IO_LINKED = 1u << 2 | 1u << 3, /* IOSQE_IO_LINK, IOSQE_IO_HARDLINK */
+    OP_SEND_ZC = 47, /* 6.0 */
+    OP_SENDMSG_ZC = 48,
     SQE_SIZE = 64,
     SQE_FD = 4, /* the offsets of fields, here and below */
     SQE_OFF = 8,

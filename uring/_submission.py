@@ -19,7 +19,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from uring._claims import FIRST_DRAWN, Record, is_linked, skips
+from uring._claims import FIRST_DRAWN, Record, is_linked, keeps_to_its_kind, skips
 from uring._ffi import ffi, lib
 from uring._inflight import Recent
 from uring._records import RecordSide
@@ -41,10 +41,10 @@ def _high(chosen: int | None) -> list[int]:
 
 
 def needs_claims(op: Queueable, record: Record) -> bool:
-    """Whether numbers must be claimed for it: it skips its CQE, or makes descriptors."""
+    """Whether it must claim its number: it skips its CQE, makes a descriptor or notifies."""
     if skips(record):
         return True
-    return record[0] < FIRST_DRAWN and (op._makes_descriptor or op._is_sole)
+    return record[0] < FIRST_DRAWN and (op._is_sole or keeps_to_its_kind(op))
 
 
 class SubmissionSide(RecordSide):
@@ -147,8 +147,7 @@ class SubmissionSide(RecordSide):
                 self._claim_and_append([record], high)
         else:  # no call between the look at the claims and this
             pending.append(record)
-        if self._refusal is not None:  # closed meanwhile: it will never be submitted
-            self._check_open()
+        self._check_kept()
         return record[0]
 
     def queue_all(self, ops: Iterable[Queueable]) -> list[int]:
@@ -190,8 +189,14 @@ class SubmissionSide(RecordSide):
                 self._claim_and_append(records, high)
             else:  # no call between the look at the claims and this
                 self._pending.extend(records)
-        self._check_open()
+        self._check_kept()
         return [record[0] for record in records]
+
+    def _check_kept(self) -> None:
+        """Let go of what came into the list after the ring was closed, and say so."""
+        if self._refusal is not None:
+            del self._pending[1:]  # never to be submitted; what the kernel has is in flight
+            self._check_open()
 
     def _claim_and_append(self, records: Sequence[Record], high: Sequence[int]) -> None:
         """

@@ -271,6 +271,9 @@ class Queueable:
     _makes_descriptor: ClassVar[bool] = False
     """Whether a result >= 0 is a new descriptor of this process, which must not be lost."""
 
+    _notifies: ClassVar[bool] = False
+    """Whether it completes twice, the second time with a notification: a zero-copy send."""
+
     _is_multishot: ClassVar[bool] = False
     """Whether it may post any number of completions though no flag in its record says so."""
 
@@ -387,6 +390,10 @@ class SQE(Queueable):
     attr_type_mask: int = 0
 
     _prepared = False
+
+    @property
+    def _notifies(self) -> bool:  # type: ignore[override]  # of the class, for the others
+        return self.opcode in {Opcode.SEND_ZC, Opcode.SENDMSG_ZC}
 
     def encode(self) -> bytes:
         """

@@ -3,7 +3,8 @@ Sending without a copy, and receiving without one.
 
 A zero-copy send completes twice: first with its result, and with `CQE.more`; then with a
 notification, `CQE.is_notification`, when the network has let go of the memory. A failure may
-complete once or twice: `more` says which.
+complete once or twice: `more` says which, but for one that the failure of its chain has cancelled:
+that completes with ECANCELED, without `more`, and all the same with a notification.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,7 @@ class SendZc(Operation):
     """
 
     opcode = Opcode.SEND_ZC
+    _notifies = True
 
     fd: FileLike
     buffer: "Buffer" = lent()
@@ -95,6 +97,7 @@ class SendZcFixed(Operation):
     """
 
     opcode = Opcode.SEND_ZC
+    _notifies = True
 
     fd: FileLike
     buffer: "Buffer | FixedBuffer" = lent()
@@ -130,6 +133,7 @@ class SendZcVectorized(Operation):
     """
 
     opcode = Opcode.SEND_ZC
+    _notifies = True
 
     fd: FileLike
     buffers: "Sequence[Buffer]" = all_lent()
@@ -172,6 +176,7 @@ class SendmsgZc(Operation):
     """
 
     opcode = Opcode.SENDMSG_ZC
+    _notifies = True
 
     fd: FileLike
     buffers: "Sequence[Buffer]" = all_lent()
@@ -212,6 +217,7 @@ class SendmsgZcFixed(Operation):
     """
 
     opcode = Opcode.SENDMSG_ZC
+    _notifies = True
 
     fd: FileLike
     buffers: "Sequence[Buffer | FixedBuffer]" = all_lent()

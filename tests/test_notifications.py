@@ -1,0 +1,130 @@
+"""Zero-copy sends that are cancelled: what ends them is their notification."""
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import uring
+from uring import SQE, AsyncCancel, Nop, Opcode, Read, Ring, SendmsgZc, SendZc, SendZcVectorized
+from uring import SetupFlags as F
+from uring import SQEFlags as S
+
+SECONDS = 10
+MODES = [F(0), F.DEFER_TASKRUN | F.SINGLE_ISSUER, F.SQPOLL, F.CQE_MIXED]
+SENDS: list[Callable[..., Any]] = [
+    SendZc,
+    lambda fd, data, **more: SendZcVectorized(fd, [data], **more),
+    lambda fd, data, **more: SendmsgZc(fd, [data], **more),
+]
+
+
+@pytest.fixture
+def udp() -> Iterator[socket.socket]:
+    """A socket that is connected to itself."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+        made.bind(("127.0.0.1", 0))
+        made.connect(made.getsockname())
+        yield made
+
+
+@pytest.fixture
+def full() -> Iterator[socket.socket]:
+    """A TCP socket that takes no more bytes for now."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as made,
+        server.accept()[0],
+    ):
+        made.settimeout(0)
+        with contextlib.suppress(BlockingIOError):
+            while made.send(bytes(1 << 16)):
+                pass
+        made.settimeout(None)
+        yield made
+
+
+@pytest.mark.parametrize("send", SENDS)
+@pytest.mark.parametrize("flags", MODES, ids=str)
+def test_batch_ends_whose_chain_cancels_a_zero_copy_send(
+    flags: F, send: Callable[..., Any], udp: socket.socket
+) -> None:
+    """Result and notification of a cancelled send count once, whatever comes behind it."""
+    with Ring(8, flags=flags) as ring:
+        for _ in range(3):
+            failed = [Read(-1, bytearray(1)).linked(), send(udp, b"abc").linked(), Nop()]
+            done = ring.run([*failed, send(udp, b"abc"), Nop()], timeout=SECONDS)
+            assert done.res.tolist() == [-9, -125, -125, 3, 0]
+            assert ring.in_flight == 0
+        assert len(ring.copy_cqes()) == 0
+
+
+@pytest.mark.parametrize("flags", MODES, ids=str)
+def test_cancelled_zero_copy_send_is_in_flight_until_its_notification(
+    flags: F, udp: socket.socket
+) -> None:
+    """ECANCELED without MORE leaves the buffer pinned; the notification lets go of it."""
+    buffer = bytearray(100)
+    with Ring(8, flags=flags) as ring:
+        ring.queue_all([Read(-1, bytearray(1)).linked(), SendZc(udp, buffer, user_data=5)])
+        ring.submit()
+        assert ring.copy_cqe(timeout=SECONDS).res == -9
+        first = ring.copy_cqe(timeout=SECONDS)
+        assert (first.user_data, first.res, first.more) == (5, -125, False)
+        assert ring.in_flight == 1
+        with pytest.raises(BufferError):
+            buffer.append(0)
+        with pytest.raises(ValueError, match="of SendZc, which notifies, cannot be shared"):
+            ring.queue(Read(0, bytearray(1), user_data=5))
+        last = ring.copy_cqe(timeout=SECONDS)
+        assert (last.user_data, last.is_notification, last.result()) == (5, True, None)
+        assert ring.in_flight == 0
+        buffer.append(0)
+        ring.queue(Nop(user_data=5))
+
+
+@pytest.mark.parametrize("sqe_flags", [S(0), S.ASYNC], ids=str)
+@pytest.mark.parametrize("flags", MODES, ids=str)
+def test_zero_copy_send_that_is_cancelled_ends(flags: F, sqe_flags: S, full: socket.socket) -> None:
+    """A send that waits for room, or for its turn, ends with its notification when cancelled."""
+    with Ring(8, flags=flags) as ring:
+        ring.queue(SendZc(full, bytes(1 << 20), flags=sqe_flags, user_data=5))
+        ring.submit()
+        ring.queue(AsyncCancel(5, user_data=6))
+        taken: list[uring.CQE] = []
+        ring.submit()
+        while ring.in_flight:
+            taken.append(ring.copy_cqe(timeout=SECONDS))
+        assert [cqe.is_notification for cqe in taken if cqe.user_data == 5][-1]
+
+
+@pytest.mark.parametrize("flags", MODES, ids=str)
+def test_close_ends_a_zero_copy_send_that_waits_behind_another(
+    flags: F, full: socket.socket
+) -> None:
+    """Closing cancels the chain, and is done when the notification has come; nothing is kept."""
+    buffer = bytearray(100)
+    with Ring(8, flags=flags) as ring:
+        ring.queue_all([SendZc(full, bytes(1 << 20)).linked(), SendZc(full, buffer)])
+        ring.submit()
+    buffer.append(0)
+
+
+def test_notification_ends_nothing_but_its_own_kind(
+    ring: uring.Ring, pipe: tuple[int, int], udp: socket.socket
+) -> None:
+    """A read under the number of a raw send that was cancelled outlives the notification."""
+    buffer = bytearray(4)
+    encoded = SendZc(udp, b"abc").sqe()
+    raw = SQE(Opcode.SEND_ZC, fd=encoded.fd, addr=encoded.addr, len=0, user_data=5)
+    ring.queue_all([Read(-1, bytearray(1)).linked(), raw])
+    ring.submit()
+    assert [ring.copy_cqe(timeout=SECONDS).res for _ in range(2)] == [-9, -125]
+    assert ring.in_flight == 1
+    assert ring.copy_cqe(timeout=SECONDS).is_notification
+    assert ring.in_flight == 0
+    ring.queue(Read(pipe[0], buffer, user_data=5))
+    ring.submit()
+    assert ring.in_flight == 1
