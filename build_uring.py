@@ -1,10 +1,14 @@
 """Builds uring._uring: cffi reads uring/_cdef.h, the compiler reads the C in uring/."""
 
+import sysconfig
 from pathlib import Path
 
 from cffi import FFI
 from setuptools import Extension
 from setuptools.command.build_ext import build_ext
+
+if sysconfig.get_config_var("Py_GIL_DISABLED"):
+    raise SystemExit("uring needs the GIL: build it with a CPython that is not free-threaded")
 
 _PACKAGE = Path(__file__).parent / "uring"
 
