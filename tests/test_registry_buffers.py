@@ -240,6 +240,22 @@ def test_buffers_sparse_are_filled_and_emptied(ring: Ring, zero: int) -> None:
         assert not is_pinned(old)
 
 
+def test_update_spares_what_has_begun_and_fails_what_has_not(
+    ring: Ring, pipe: tuple[int, int]
+) -> None:
+    """A read that waits gets its data in the old buffer; one behind a link is EFAULT."""
+    old, new = bytearray(8), bytearray(8)
+    buffers = ring.register_buffers([old])
+    first, second = buffers[0][:4], buffers[0][4:]
+    ring.queue_all(uring.link(uring.ReadFixed(pipe[0], first), uring.ReadFixed(pipe[0], second)))
+    ring.submit()
+    buffers.update(0, [new])
+    os.write(pipe[1], b"12345678")
+    ring.submit_and_wait(2)
+    assert [cqe.res for cqe in ring.copy_cqes()] == [4, -errno.EFAULT]
+    assert (old, new) == (b"1234\0\0\0\0", bytes(8))
+
+
 def test_buffers_update_stops_at_what_is_refused(ring: Ring, zero: int) -> None:
     """A buffer that cannot be pinned ends an update: those before it are in, its slot as it was."""
     huge = mmap.mmap(-1, 2**30 + 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

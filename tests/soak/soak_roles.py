@@ -27,6 +27,9 @@ from uring import SetupFlags, SQEFlags, StreamEnd
 CROWD: Final = 3000
 """So many jobs at once, floods aside."""
 
+DRY_MAX: Final = 1000
+"""So many streams in a row may find no buffers, because the reaper still has them."""
+
 PATIENCE: Final = 30.0
 """The end of a wait for what must come."""
 
@@ -244,19 +247,21 @@ class Consumer(Role):
         """What comes through a socket, buffers being held until there are none."""
         left, right = socket.socketpair()
         with left, right:
-            op = uring.RecvMultishot(right, self.world.group)
-            self.receive(op, left.sendall, left.close)
+            group = self.rng.choice(self.world.groups)
+            kind = self.rng.choice([uring.RecvMultishot, uring.RecvBundleMultishot])
+            self.receive(kind(right, group), group, left.sendall, left.close)
 
     def pipe(self) -> None:
         """The same through a pipe."""
         inlet, outlet = os.pipe()
         with open(inlet, "rb", 0) as source, open(outlet, "wb", 0) as sink:  # noqa: PTH123 - descriptors
-            op = uring.ReadMultishot(source, self.world.group)
-            self.receive(op, sink.write, sink.close)
+            group = self.rng.choice(self.world.groups)
+            self.receive(uring.ReadMultishot(source, group), group, sink.write, sink.close)
 
     def receive(
         self,
         op: uring.Operation,
+        group: uring.BufferRing,
         send: Callable[[bytes], object],
         shut: Callable[[], None],
     ) -> None:
@@ -268,7 +273,7 @@ class Consumer(Role):
         if not is_early:
             shut()
         held: list[uring.Lease] = []
-        outcome = None
+        outcome, dry = None, 0
         while outcome is not StreamEnd.END_OF_FILE:
             storms = self.world.storms
             with self.begin(op) as stream:
@@ -287,20 +292,24 @@ class Consumer(Role):
                     if is_early and at == first + size:
                         break
             outcome = self.ended(stream, storms, is_left=is_early)
+            dry = 0 if held or outcome is not StreamEnd.NO_BUFFERS else dry + 1
+            if dry > DRY_MAX:
+                out = group.count - group.inside
+                raise FaultError(
+                    f"{out} buffers of {group.count} were not given back to {stream!r}"
+                )
             self.give_back(held)
-            del cqe
+            lease = cqe = None  # the last one may be of all buffers
             if is_early:
                 break
         if not is_early and at != first + size:
             raise FaultError(f"{at - first} bytes of {size} came")
-        self.give_back(held)
         del stream
-        lease = None
-        self.check_group()
+        self.check_group(group)
 
-    def check_group(self) -> None:
+    def check_group(self, group: uring.BufferRing) -> None:
         """Look whether all buffers are back, once the reaper has let go of what came with them."""
-        group, deadline = self.world.group, time.monotonic() + PATIENCE / 3
+        deadline = time.monotonic() + PATIENCE / 3
         while (out := group.count - group.inside) and time.monotonic() < deadline:
             self.tally.add("waits_for_buffers")
             time.sleep(0.001)

@@ -128,7 +128,11 @@ class World:
         self.pipes = deque(os.pipe() for _ in range(24))
         self.descriptors = {*itertools.chain.from_iterable(self.pipes)}
         """What is to be closed in the end."""
-        self.group = ring.register_buffer_ring(8, size=64)
+        self.groups = [
+            ring.register_buffer_ring(8, size=64),
+            ring.register_buffer_ring(8, size=64, kernel_memory=True),
+            ring.register_buffer_ring(4, size=200, incremental=True),
+        ]
 
     def rng(self, name: str) -> random.Random:
         """Return the numbers of one role: the same for the same seed."""
@@ -270,7 +274,7 @@ class World:
             os.close(fd)
         for each in self.fixed:
             self.sample(each)
-        del self.registered, self.group, self.ring
+        del self.registered, self.groups, self.ring
 
 
 # ---- what jobs are checked by ----

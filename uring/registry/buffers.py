@@ -117,7 +117,8 @@ class RegisteredBuffers(Registration):
         """
         Replace the buffers in the slots from `index` on.
 
-        Operations in flight go on with the memory that they started with.
+        Operations in flight go on with the memory that they started with. One that the kernel has
+        not begun (behind a link, or in the queue of an SQPOLL ring) completes with EFAULT.
 
         Args:
             index: the first slot, from 0.
