@@ -7,6 +7,7 @@ What a signal handler does amid a call is done here by an object that is looked 
 import contextlib
 import ctypes
 import errno
+import gc
 import os
 import socket
 import struct
@@ -539,6 +540,25 @@ def test_run_that_could_not_be_cancelled_stays_in_the_table(
     while ring.in_flight:
         time.sleep(0.001)
     buffer.clear()
+
+
+def test_run_keeps_the_memory_when_the_collector_has_cleared_its_batch(
+    ring: Ring, pipe: tuple[int, int]
+) -> None:
+    """As it does with a batch in a cycle: the kernel may still write to its buffers."""
+    buffer = bytearray(1)
+    ring.queue(Read(pipe[0], bytearray(1)))
+    ring.submit()
+    batch = Batch([Read(pipe[0], buffer).drained()])
+    with pytest.raises(TimeoutError):
+        ring.run(batch, timeout=0.02)
+    batch._pins.clear()  # what its finalizer does
+    gc.collect()
+    with pytest.raises(BufferError):
+        buffer.clear()
+    os.write(pipe[1], b"xy")
+    while ring.in_flight:
+        ring.copy_cqes()
 
 
 def test_run_that_is_left_starts_nothing_more(tmp_path: Path, pipe: tuple[int, int]) -> None:
