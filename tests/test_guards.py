@@ -120,6 +120,14 @@ def retires_and_queues(table: InFlight) -> Callable[[], None]:
     return hook
 
 
+def until(condition: Callable[[], object]) -> None:
+    """Wait for something that the kernel or another thread brings about."""
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 def descriptors() -> set[str]:
     """Every descriptor that is open, but not that of the listing itself."""
     return {path.name for path in Path("/proc/self/fd").iterdir() if path.is_symlink()}
@@ -315,8 +323,7 @@ def test_number_that_a_run_has_drawn_is_not_chosen_for_another(
     thread = threading.Thread(target=ring.run, args=[[Read(pipe[0], bytearray(1))]])
     thread.start()
     try:
-        while not lib.uring_waiters(ring._shim):
-            time.sleep(0.001)
+        until(lambda: lib.uring_waiters(ring._shim))
         with pytest.raises(ValueError, match="in a batch that is being run"):
             ring.queue(Nop(), user_data=number)
         with pytest.raises(ValueError, match="in a batch that is being run"):
@@ -537,8 +544,7 @@ def test_run_that_could_not_be_cancelled_stays_in_the_table(
         buffer.clear()
     os.write(pipe[1], b"xy")
     ring.copy_cqe(timeout=SECONDS)
-    while ring.in_flight:
-        time.sleep(0.001)
+    until(lambda: not ring.in_flight)
     buffer.clear()
 
 
@@ -557,8 +563,8 @@ def test_run_keeps_the_memory_when_the_collector_has_cleared_its_batch(
     with pytest.raises(BufferError):
         buffer.clear()
     os.write(pipe[1], b"xy")
-    while ring.in_flight:
-        ring.copy_cqes()
+    until(lambda: ring.copy_cqes() or not ring.in_flight)
+    until(lambda: not ring.in_flight)
 
 
 def test_run_that_is_left_starts_nothing_more(tmp_path: Path, pipe: tuple[int, int]) -> None:
@@ -743,8 +749,7 @@ def test_buffer_that_is_being_sent_is_not_filled_again(ring: Ring) -> None:
         group.put(b"1111")
         ring.queue(SendSelect(left, group, flags=SQEFlags.ASYNC))
         ring.submit()
-        while group.inside:
-            time.sleep(0.001)
+        until(lambda: not group.inside)
         group.put(b"2222")
         with pytest.raises(BufferError):
             group.put(b"3333")
@@ -818,8 +823,7 @@ def test_ring_that_its_owner_waits_on_is_kept_and_not_waited_for(
 
     thread = threading.Thread(target=wait, daemon=True)
     thread.start()
-    while not (made and lib.uring_waiters(made[0]._shim)):
-        time.sleep(0.001)
+    until(lambda: made and lib.uring_waiters(made[0]._shim))
     with pytest.warns(RuntimeWarning, match="kept until the process ends"):
         made[0]._finish(0)
     os.write(pipe[1], b"x")
