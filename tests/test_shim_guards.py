@@ -214,6 +214,17 @@ def test_wait_for_more_than_fits_ends_with_a_full_queue(ring: Ring) -> None:
     assert lib.uring_wait_min(ring._shim, 0, 1000, late, late) == 0
 
 
+@pytest.mark.parametrize("flag", [SetupFlags.NO_MMAP, SetupFlags.CQE_MIXED])
+def test_resize_is_refused_by_rings_in_memory_of_ours(ring_refusal: str, flag: SetupFlags) -> None:
+    """And by those with completions of two sizes: neither is driven, and they stay as they are."""
+    assert not ring_refusal
+    with Ring(4, flags=DEFER | flag) as ring:
+        params = ffi.new("struct uring_params *")
+        params.flags, params.sq_entries, params.cq_entries = SetupFlags.CQSIZE, 8, 16
+        assert lib.uring_resize(ring._shim, 0, params) == -errno.EOPNOTSUPP
+        assert (ring.sq.entries, ring.cq.entries) == (4, 8)
+
+
 def test_resize_counts_what_is_in_the_inbox(ring_refusal: str) -> None:
     """Completions that were taken and not acknowledged must fit beside those in the queue."""
     assert not ring_refusal
