@@ -11,12 +11,12 @@ is in it and give it back at once. While too much waits to be sent to a client, 
 import argparse
 import errno
 import os
+import select
 import signal
 import socket
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import uring
@@ -42,15 +42,20 @@ class EchoServer:
         self.buffers = ring.register_buffer_ring(count, size=16 * 1024)
         self.connections: dict[int, Connection] = {}
         self.accepted = self.echoed = self.ran_out = 0
+        self.is_stopped = False
+        # Ctrl-C writes into a pipe: an exception amid the work could lose who was just accepted.
+        self.stop, ctrl_c = os.pipe2(os.O_NONBLOCK)
+        signal.set_wakeup_fd(ctrl_c)
+        signal.signal(signal.SIGINT, lambda *_: None)
 
     def serve(self) -> None:
         """Serve until Ctrl-C."""
         self.ring.queue(uring.AcceptMultishot(self.listener))
-        with suppress(KeyboardInterrupt):
-            while True:
-                self.ring.submit_and_wait(1)
-                for cqe in self.ring.copy_cqes(self.ring.sq.entries // 2):  # room for 2 each
-                    self.handle(cqe)
+        self.ring.queue(uring.PollAdd(self.stop, select.POLLIN))
+        while not self.is_stopped:
+            self.ring.submit_and_wait(1)
+            for cqe in self.ring.copy_cqes(self.ring.sq.entries // 2):  # room for 2 each
+                self.handle(cqe)
 
     def handle(self, cqe: uring.CQE) -> None:
         """Note what has happened, and queue what comes next."""
@@ -63,6 +68,8 @@ class EchoServer:
                 if not cqe.more:  # perhaps no descriptor is free: wait for one
                     print(f"accept: {cqe.error}", file=sys.stderr)
                     self.ring.queue(uring.Timeout(0.25))
+            case uring.PollAdd():
+                self.is_stopped = True
             case uring.Timeout():
                 self.ring.queue(uring.AcceptMultishot(self.listener))
             case uring.RecvMultishot(fd=int(fd)):
@@ -145,7 +152,6 @@ def main() -> None:
                 print("listening on {}:{}".format(*address), flush=True)
                 clients = pool.submit(be_clients, address) if args.port is None else None
                 server.serve()
-                signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
             for fd in server.connections:  # who is still connected
                 os.close(fd)
         if clients:

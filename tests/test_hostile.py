@@ -13,14 +13,17 @@ from pathlib import Path
 import pytest
 
 _HERE = Path(__file__).parent / "hostile"
-_SECONDS = 40
+_SECONDS = 120
+_FORKING = "ignore:This process (pid=:DeprecationWarning"
+"""From 3.15 on os.fork() warns of the harness's watchdog, which is a thread, if not Python's."""
 
 pytestmark = pytest.mark.slow
 
 
 def _run(module: str, name: str, *, warnings: str = "error", says: str = "") -> None:
     """Run one program; `says` is what its standard error must have, and "" is nothing at all."""
-    command = [sys.executable, "-X", "faulthandler", f"-W{warnings}", f"hostile_{module}.py", name]
+    options = ("-X", "faulthandler", f"-W{warnings}", f"-W{_FORKING}")
+    command = [sys.executable, *options, f"hostile_{module}.py", name]
     ended = subprocess.run(
         command, cwd=_HERE, timeout=_SECONDS, capture_output=True, text=True, check=False
     )

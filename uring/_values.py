@@ -15,6 +15,7 @@ from typing import Any, Final, NoReturn, TypeVar, dataclass_transform
 import attrs
 
 _T = TypeVar("_T")
+_Fields = list["attrs.Attribute[Any]"]
 
 
 _DOC: Final = "The argument of this name: see the class."
@@ -28,10 +29,6 @@ def _slot(name: str) -> str:
     return name if name.startswith("_") else f"_{name}"
 
 
-def _to_slots(_cls: type, fields: "list[attrs.Attribute[Any]]") -> "list[attrs.Attribute[Any]]":
-    return [field.evolve(name=_slot(field.name)) for field in fields]
-
-
 @dataclass_transform(frozen_default=True, field_specifiers=(attrs.field,))
 def value(cls: type[_T]) -> type[_T]:
     """
@@ -40,8 +37,13 @@ def value(cls: type[_T]) -> type[_T]:
     The field `name` is kept in the slot `_name`, and is an argument `name` of `__init__`. A field
     whose own name begins with an underscore has no property.
     """
-    public: dict[str, str] = getattr(cls, "_slot_names", {})
-    public = {**public, **{_slot(name): name for name in vars(cls).get("__annotations__", {})}}
+    public: dict[str, str] = {}
+
+    def _to_slots(_cls: type, found: _Fields) -> _Fields:
+        # Those of the bases have their public names, too, and how annotations are kept is not ours.
+        public.update({_slot(field.name): field.name for field in found})
+        return [field.evolve(name=_slot(field.name)) for field in found]
+
     made: Any = attrs.define(
         slots=True,
         eq=True,
@@ -52,7 +54,6 @@ def value(cls: type[_T]) -> type[_T]:
     )(cls)
     fields = [field.evolve(name=public[field.name]) for field in made.__attrs_attrs__]
     made.__attrs_attrs__ = tuple(fields)  # what attrs.evolve() and attrs.fields() go by
-    made._slot_names = public
     by_position = tuple(
         field.name for field in fields if field.init and not field.kw_only and field.name[0] != "_"
     )
