@@ -517,6 +517,14 @@ def test_stream_gives_nothing_that_a_handler_has_taken(
     assert [cqe is None for cqe in seen] == [False, True]
 
 
+def test_stream_of_a_closed_ring_sets_nothing_apart(ring: Ring) -> None:
+    """It is refused before anything is done for it."""
+    ring.close()
+    with pytest.raises(uring.RingClosedError):
+        ring.stream(Nop())
+    assert not ring._streamed
+
+
 def test_streams_are_ended_one_at_a_time(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
     """Or one's descriptors, which are still to be closed, would be replaced by another's."""
     held = []
