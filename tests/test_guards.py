@@ -644,6 +644,15 @@ def test_ring_that_is_resized_has_the_smaller_size(
         assert (seen, ring.params.sq_entries) == ([min(4, entries)], entries)
 
 
+def test_inbox_of_a_ring_that_can_be_resized_has_room_for_the_largest_queue(
+    ring_refusal: str,
+) -> None:
+    """It never moves, for C writes to it without asking."""
+    assert not ring_refusal
+    with Ring(4, flags=DEFER) as ring:
+        assert len(ring._inbox) == 65536 * 16
+
+
 # ---- what is registered ----
 
 
@@ -685,7 +694,24 @@ def test_descriptor_of_a_ring_that_is_closed_meanwhile_is_not_given(ring: Ring) 
     assert descriptors() == before
 
 
-# ---- buffers to send ----
+# ---- provided buffers ----
+
+
+def test_view_of_a_buffer_keeps_the_memory_of_its_group() -> None:
+    """When nobody else has it any more."""
+
+    def blocks() -> int:
+        gc.collect()
+        return sum(type(each) is Block for each in gc.get_objects())
+
+    before, mark = blocks(), ffi.new("struct uring_mark *")
+    block = Block(4, 16, is_incremental=False, is_outgoing=False)
+    view = block.stay(0, mark)
+    del block
+    assert blocks() == before + 1
+    view.release()
+    del view
+    assert blocks() == before
 
 
 def outgoing() -> Block:
