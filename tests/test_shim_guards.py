@@ -130,6 +130,23 @@ def test_one_thread_at_a_time_looks(ring: Ring, missing_page: MissingPage, name:
     assert looking.ended() is not None
 
 
+def test_one_thread_at_a_time_gives_buffers(ring: Ring, missing_page: MissingPage) -> None:
+    """Two that come back at once stand in two places of the ring."""
+    memory, _, released = missing_page
+    group = ring.register_send_buffer_ring(4, size=16)
+    shim, array = group._block.shim, group._block.shim.ring
+    place = ffi.from_buffer("char[]", memory)
+    shim.ring = place
+    first = Call(lib.uring_buffers_give, shim, 2, 16)
+    with leaving(first, released):
+        second = Call(lib.uring_buffers_give, shim, 3, 16)
+        second.join(0.1)
+        assert second.is_alive()
+    assert (first.ended(), second.ended(), shim.tail) == (0, 0, 2)
+    assert [shim.bids[0], shim.bids[1]] == [2, 3]
+    shim.ring = array
+
+
 def test_exit_waits_for_who_is_inside_and_lets_nobody_in(missing_page: MissingPage) -> None:
     """Nothing is unmapped under a thread that is copying, and none that comes later gets in."""
     memory, _, released = missing_page
@@ -195,6 +212,17 @@ def test_wait_for_more_than_fits_ends_with_a_full_queue(ring: Ring) -> None:
     late = time.monotonic_ns() + 10**10
     assert lib.uring_wait(ring._shim, 0, 1000, late) == 0
     assert lib.uring_wait_min(ring._shim, 0, 1000, late, late) == 0
+
+
+@pytest.mark.parametrize("flag", [SetupFlags.NO_MMAP, SetupFlags.CQE_MIXED])
+def test_resize_is_refused_by_rings_in_memory_of_ours(ring_refusal: str, flag: SetupFlags) -> None:
+    """And by those with completions of two sizes: neither is driven, and they stay as they are."""
+    assert not ring_refusal
+    with Ring(4, flags=DEFER | flag) as ring:
+        params = ffi.new("struct uring_params *")
+        params.flags, params.sq_entries, params.cq_entries = SetupFlags.CQSIZE, 8, 16
+        assert lib.uring_resize(ring._shim, 0, params) == -errno.EOPNOTSUPP
+        assert (ring.sq.entries, ring.cq.entries) == (4, 8)
 
 
 def test_resize_counts_what_is_in_the_inbox(ring_refusal: str) -> None:
@@ -574,6 +602,20 @@ def test_sealed_ring_takes_no_new_run(ring: Ring) -> None:
     number = (7).to_bytes(8, "little")
     assert lib.uring_sealed_submit(ring._shim, 0, NOP, number, 1) & COUNT == 1
     assert lib.uring_ready(ring._shim, 0) == 1
+
+
+def test_run_that_is_let_go_is_looked_for_in_the_kernel(
+    ring_refusal: str, pipe: tuple[int, int]
+) -> None:
+    """Whether it has ended, with DEFER_TASKRUN only an enter tells."""
+    assert not ring_refusal
+    with Ring(4, flags=DEFER) as ring:
+        record, _pin = Read(pipe[0], bytearray(1))._encode()
+        answer, run, _kept = begin(ring, record)
+        assert answer == -errno.EAGAIN
+        assert lib.uring_run_release(ring._shim, run) == -errno.EAGAIN
+        os.write(pipe[1], b"x")
+        assert lib.uring_run_release(ring._shim, run) == 0
 
 
 def test_sealed_ring_takes_no_more_of_a_run(ring: Ring, pipe: tuple[int, int]) -> None:

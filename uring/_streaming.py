@@ -190,6 +190,7 @@ class StreamSide(RunSide):
 
         Kernel: 5.4; the operation may need more. Source: io_uring_multishot(7).
         """
+        self._check_use()
         self._check_operation(op)
         is_drawn = op.user_data is None
         number = self._draw(1) if op.user_data is None else op.user_data
