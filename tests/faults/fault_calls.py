@@ -564,7 +564,7 @@ def closed_unsubmitted(flow: Flow) -> None:
     (read, write), (other, into) = os.pipe(), os.pipe()
     random = os.open("/dev/urandom", os.O_RDONLY)
     with flow.ring(4) as ring:
-        slow = Read(random, bytearray(1 << 20), offset=0, flags=uring.SQEFlags.ASYNC)
+        slow = Read(random, bytearray(8 << 20), offset=0, flags=uring.SQEFlags.ASYNC)
         ring.queue(slow)  # so that closing goes around more than once
         ring.queue(Read(read, flow.memory(8), offset=-1), user_data=5)
         flow.submit(ring)
