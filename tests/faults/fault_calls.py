@@ -7,7 +7,7 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import fault_harness as harness
@@ -54,6 +54,12 @@ def use(flow: Flow, ring: Ring, count: int = 6) -> None:
     assert (ring.sq_ready(), ring.in_flight, ring.cq_ready()) == (0, 0, 0)
 
 
+def in_a_thread(function: Callable[[], None]) -> None:
+    """Run it in a thread of its own, with whose end the kernel forgets what it has registered."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(function).result(harness.LIMIT_SECONDS)
+
+
 def shape(flow: Flow, flags: F, entries: int = 8) -> None:
     """Make a ring of a shape, use it and close it."""
     with flow.ring(entries, flags=flags) as ring:
@@ -82,7 +88,7 @@ def setup_own_memory(flow: Flow) -> None:
 @scenario
 def setup_registered(flow: Flow) -> None:
     """A ring without a descriptor."""
-    shape(flow, F.NO_MMAP | F.REGISTERED_FD_ONLY)
+    in_a_thread(lambda: shape(flow, F.NO_MMAP | F.REGISTERED_FD_ONLY))
 
 
 @scenario
@@ -445,8 +451,7 @@ def closed_registered(flow: Flow) -> None:
             use(flow, ring, 2)
             flow.end()
 
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(live).result(harness.LIMIT_SECONDS)
+    in_a_thread(live)
 
 
 @scenario
@@ -574,13 +579,14 @@ def closed_unsubmitted(flow: Flow) -> None:
                 ring.submit()
             os.write(into, b"12345678")
         flow.end()
-        former = InFlight.discard_number
-        let_go: list[int] = []
+        former, let_go = InFlight.discard_number, []
+
+        def discard(table: InFlight, number: int) -> None:
+            let_go.append(number)
+            former(table, number)
+
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                "uring._inflight.InFlight.discard_number",
-                lambda table, number: (let_go.append(number), former(table, number)),
-            )
+            patch.setattr(InFlight, "discard_number", discard)
             ring.close()
     os.set_blocking(other, False)
     if let_go:  # then nobody may have taken it
