@@ -87,7 +87,7 @@ def test_every_allocation_may_fail(ring_refusal: str, name: str) -> None:
     """Each allocation of the scenario fails: MemoryError, and the ring is as it was."""
     assert not ring_refusal
     (count,) = map(int, run("fault_shortage.py", name))
-    assert count > 10
+    assert count > 10 or sys.version_info >= (3, 12)  # see BURSTS: then it just runs
 
 
 # ---- whether every call of the shim was made to fail ----

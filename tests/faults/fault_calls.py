@@ -529,7 +529,10 @@ def resized_in_vain(flow: Flow) -> None:
     read, write = os.pipe()
     flow.is_lost = True
     for call, first in ((Call.MMAP, 0), (Call.MMAP, 1), (Call.MADVISE, 0)):
-        ring = flow.ring(8, flags=DEFER)
+        ring = flow.ring(8, flags=DEFER | F.R_DISABLED)
+        with contextlib.suppress(uring.RegisterError):
+            ring.register_wait_region()
+        flow.attempt(ring.enable)
         ring.queue(Read(read, flow.memory(8), offset=-1))
         flow.submit(ring)
         for _ in range(4):

@@ -36,11 +36,13 @@ from uring import SetupFlags as F
 
 _T = TypeVar("_T")
 
-BURSTS: Final = (1, 3)
+BURSTS: Final = (1, 3) if sys.version_info < (3, 12) else ()
 """
 How many allocations fail in a row: the second and third are those of who handles the first.
 
 Not all that follow: CPython then tries for ever to note where an exception was (lasti in ceval.c).
+None from 3.12 on: that crashes by itself when a frame or a weak reference cannot be made
+(_PyEvalFramePushAndInit, PyObject_ClearWeakRefs), before anything of ours is seen.
 """
 
 CONTENT: Final = bytes(range(256)) * 16
