@@ -279,12 +279,14 @@ def run_batches(flow: Flow) -> None:
             flow.submit(ring)
             room = [flow.memory(64) for _ in range(24)]
             batch = Batch([Read(FILE, part, offset=64 * i) for i, part in enumerate(room)])
-            done = flow.attempt(functools.partial(ring.run, batch))
+            done = flow.attempt(functools.partial(ring.run, batch, timeout=flow.seconds))
             assert done.res.tolist() == [64] * 24
             assert b"".join(room) == CONTENT[: 64 * 24]
             assert ring.in_flight == 1
             assert flow.reap(ring, 1)[0].user_data == number
-            assert flow.attempt(lambda: ring.run([uring.Timeout(1e-4)])).res.tolist() == [-62]
+            assert flow.attempt(
+                lambda: ring.run([uring.Timeout(1e-4)], timeout=flow.seconds)
+            ).res.tolist() == [-62]
 
 
 @scenario
