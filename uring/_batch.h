@@ -144,14 +144,22 @@ static int run_place(struct uring *ring, struct uring_run *run, uint32_t in_flig
     return count;
 }
 
+/* What sq_enter() still answers after its tries, in words that do not mean "come again" here. */
+static int run_refusal(int64_t ret)
+{
+    return ret == -EAGAIN ? -ENOMEM : ret == -EINTR ? -EIO : (int)ret;
+}
+
 /* Has the kernel take what is in the SQ, and post what DEFER_TASKRUN or IOPOLL holds back. */
 static int run_enter(struct uring *ring, uint32_t count)
 {
     int64_t ret = 0;
     if (count > 0 || sq_room(ring) < ring->sq_entries)
         ret = sq_enter(ring, count);
-    if (ret >= 0 && (load_relaxed(ring->cq_tail) == load_relaxed(&ring->cq_taken) ||
-                     load_relaxed(ring->sq_flags) & SQ_CQ_OVERFLOW) &&
+    if (ret < 0)
+        return run_refusal(ret);
+    if ((load_relaxed(ring->cq_tail) == load_relaxed(&ring->cq_taken) ||
+         load_relaxed(ring->sq_flags) & SQ_CQ_OVERFLOW) &&
         cq_needs_enter(ring, 0))
         ret = enter(ring, 0, 0, ENTER_GETEVENTS, NULL, 0);
     return ret < 0 && ret != -EINTR ? (int)ret : 0;

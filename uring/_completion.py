@@ -164,6 +164,7 @@ class CompletionSide(LandingSide):
             if _uring_take(self._shim, had, 1) == 1:
                 user_data, res, flags = _cqe(self._landed)
                 cqe = CQE(user_data, res, flags, record[2])
+                after = had + 1
                 # No call and nothing made between this look and the end.
                 if (
                     user_data == record[0]
@@ -174,7 +175,7 @@ class CompletionSide(LandingSide):
                     and not self._streamed
                 ):
                     in_flight.single = None
-                    self._had = had + 1
+                    self._had = after
                     return cqe
         end_ns = deadline_ns(timeout)
         may_wait = True
@@ -258,6 +259,7 @@ class CompletionSide(LandingSide):
         ):
             return None
         taken = Completions(raw, [record[2] for record in records], cqe_size=size)
+        after = had + count
         # No call and nothing made from this look to the last store.
         if (
             self._had == had
@@ -268,7 +270,7 @@ class CompletionSide(LandingSide):
             and not self._streamed
         ):
             in_flight.recent = in_flight.single = None
-            self._had = had + count
+            self._had = after
             return taken
         return None
 
@@ -363,11 +365,12 @@ class CompletionSide(LandingSide):
             return self._had != had
         completions, ended, landing = self._settled(self._landed, result, had, is_final=True)
         joined = kept + completions if kept else completions
+        after = had + completions._count
         if self._had == had and self._kept is kept:  # no call from here to the last store
             in_flight.is_quiet = False
             in_flight.ended = ended
             self._kept = joined
-            self._had = had + completions._count
+            self._had = after
             if landing is not None:
                 landing.mark.is_final = 1
                 self._stays = landing.stays

@@ -160,12 +160,18 @@ class Core:
         if result == -errno.ESHUTDOWN:
             raise RingClosedError(self._refusal or "the ring is closed")
         is_strange = result == -errno.EEXIST or (result == -errno.EBADF and self._shim.fd < 0)
-        if is_strange and self._owner is not None:  # a thread that got the same native id
+        # A thread that got the same native id; else it is what the kernel says of this one.
+        if is_strange and self._owner and self._owner_object() is not threading.current_thread():
             raise WrongThreadError(f"this ring belongs to thread {self._owner}, which has ended")
-        if result == -errno.EOWNERDEAD:
+        if result == -errno.EOWNERDEAD and self._is_forked():
             self._refuse(FORKED)
             raise RingClosedError(FORKED)
         raise call_error(call, -result, detail=detail)
+
+    def _is_forked(self) -> bool:
+        """Whether EOWNERDEAD is the shim's word for a fork; the kernel's is for a dead poller."""
+        counters = ffi.new("struct uring_counters *")
+        return lib.uring_counters(self._shim, counters) == -errno.EOWNERDEAD
 
     def _counters(self) -> "CData":
         counters = ffi.new("struct uring_counters *")

@@ -273,6 +273,19 @@ static void wait_end(struct uring *ring)
     pthread_mutex_unlock(&ring->cq_lock);
 }
 
+/*
+ * What a wait comes to, however it ended: when the time is over it is over, also if the kernel has
+ * said EINTR or EAGAIN every time.
+ */
+static int wait_answer(int ret, int64_t end_ns)
+{
+    if (ret < 0 && ret != -EINTR && ret != -EAGAIN)
+        return ret;
+    if (end_ns >= 0 && monotonic_ns() >= end_ns)
+        return -ETIME;
+    return ret < 0 ? ret : -EAGAIN;
+}
+
 /* After wait_begin(): enters until `count` CQEs are there, counted from the head, or -ETIME. */
 static int wait_enter(struct uring *ring, uint32_t count, int64_t deadline_ns, uint32_t sealed)
 {
@@ -288,9 +301,7 @@ static int wait_enter(struct uring *ring, uint32_t count, int64_t deadline_ns, u
         ret = deadline_ns < 0 ? enter(ring, 0, count, flags, NULL, 0)
                               : enter_until(ring, count, flags, deadline_ns);
     wait_end(ring);
-    if (ret >= 0)
-        ret = deadline_ns >= 0 && monotonic_ns() >= deadline_ns ? -ETIME : -EAGAIN;
-    return ret;
+    return wait_answer(ret, deadline_ns);
 }
 
 /*

@@ -50,7 +50,7 @@ static int lend_memory(struct uring *ring, uint32_t entries, struct uring_params
 }
 
 /* Nobody else is inside. Done before by a resize that failed. */
-static void uring_unmap(struct uring *ring)
+__attribute__((noinline)) static void uring_unmap(struct uring *ring)
 {
     if (ring->memory != NULL) {
         munmap(ring->memory, ring->memory_size);

@@ -126,7 +126,8 @@ class ProvideSide(CallSide):
     def _map_group(self, block: Block, bgid: int) -> None:
         result = lib.uring_buffers_map(self._shim, block.shim, bgid)
         if result < 0:
-            raise call_error("mmap of the ring", -result)
+            why = "the entries of the group, which the kernel has made, cannot be mapped"
+            raise call_error("io_uring_register", -result, advice=why)
 
     def _reserve_group(self, block: Block, bgid: int | None) -> int:
         """Enter the block under its number, before the kernel is told of its memory."""

@@ -220,7 +220,7 @@ class RunSide(SubmissionSide, CompletionSide):
             )
         return self._run(batch, end_ns)
 
-    def _run(self, batch: Batch, end_ns: int) -> Completions:
+    def _run(self, batch: Batch, end_ns: int) -> Completions:  # noqa: PLR0912 - calls cost
         in_flight, size = self._in_flight, self._cqe_size
         if in_flight.runs:
             self._settle_runs()
@@ -262,7 +262,10 @@ class RunSide(SubmissionSide, CompletionSide):
             run.batch = _NO_BATCH
             run.pins = None
             runs = batch._runs
-            runs += [run]
+            try:
+                runs += [run]
+            except MemoryError:  # then the next one makes its own
+                return completions
         return completions
 
     def _claim(self, run: Run) -> None:

@@ -158,7 +158,8 @@ def setup(
     end = ffi.gc(ring, lib.uring_exit)
     error = lib.uring_setup(ring, entries, params)
     if error < 0:
-        lacking = _lacking(flags) if error == -errno.EINVAL else None
+        # Without flags there is nothing to ask for, and the question would be asked without end.
+        lacking = _lacking(flags) if error == -errno.EINVAL and flags else None
         detail = _detail(-error, flags, sq_thread_cpu)
         raise lacking or call_error("io_uring_setup", -error, detail=detail)
     inbox = _inbox(params)
@@ -185,7 +186,10 @@ def _inbox(params: "CData") -> "CData":
     if not params.flags & SetupFlags.DEFER_TASKRUN:
         return ffi.new("char[]", params.cq_entries * size)
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    pin, _, _ = _memory.writable(mmap.mmap(-1, CQ_ENTRIES_MAX * size, flags))
+    try:
+        pin, _, _ = _memory.writable(mmap.mmap(-1, CQ_ENTRIES_MAX * size, flags))
+    except OSError as error:
+        raise call_error("mmap of the ring", error.errno or errno.ENOMEM) from error
     return pin
 
 

@@ -85,7 +85,7 @@ enum {
     MIXED_SIZE = 40, /* of a CQE that came out of a CQE_MIXED ring: see completions.py */
     RINGS_MAX = 2048, /* bytes of struct io_rings before its arrays, and of what aligns them */
     ENTRIES_MAX = 32768,
-    SUBMIT_TRIES = 64, /* of an enter that answers EAGAIN or EBUSY; each yields and flushes first */
+    SUBMIT_TRIES = 64, /* of an enter that answers EAGAIN, EBUSY or EINTR; each flushes first */
     CLOSING = 1,       /* why nobody may join: for good, or */
     RESIZING = 2,      /* until the queues have been replaced */
 };
@@ -315,9 +315,11 @@ static int unregister_here(struct uring *ring)
 {
     struct uring_rsrc_update update = {.offset = ring->ring_index};
     int ret = call_register(ring, UNREGISTER_RING_FDS, &update, 1);
+    if (ret < 0)
+        return ret;
     registered_here[ring->ring_index % RING_FDS_MAX] = 0;
     __atomic_store_n(&ring->registration, 0, __ATOMIC_RELAXED);
-    return ret < 0 ? ret : 0;
+    return 0;
 }
 
 /* ---- what needs no queue ---- */

@@ -75,8 +75,8 @@ static uint32_t wakeup_flag(const struct uring *ring)
 /*
  * Has the kernel take everything that is published. It stops at an SQE that it refuses outright
  * (which gets its CQE), so one call may take several enters. EAGAIN is lack of memory and EBUSY, on
- * kernels before 5.19, a CQ backlog: both may pass, and a flush helps. Nothing is lost when they do
- * not: the SQEs stay where they are.
+ * kernels before 5.19, a CQ backlog: both may pass, and a flush helps. EINTR comes from a tracer or
+ * a filter. Nothing is lost when they do not pass: the SQEs stay where they are.
  */
 static int64_t sq_enter(const struct uring *ring, uint32_t placed)
 {
@@ -93,10 +93,10 @@ static int64_t sq_enter(const struct uring *ring, uint32_t placed)
         /* All of it, so that a chain that is placed meanwhile is not cut: the kernel takes no more
          * than there is. */
         int ret = ready ? enter(ring, ring->sq_entries, 0, 0, NULL, 0) : 0;
-        if ((ret == -EAGAIN || ret == -EBUSY) && --tries) {
+        if ((ret == -EAGAIN || ret == -EBUSY || ret == -EINTR) && --tries) {
             sched_yield();
             (void)enter(ring, 0, 0, ENTER_GETEVENTS, NULL, 0); /* the retry tells if it helped */
-        } else if (ret < 0 && ret != -EINTR) {
+        } else if (ret < 0) {
             return ret;
         } else if (ret == 0) { /* nothing was left, or the kernel takes nothing: never spin */
             return submitted;

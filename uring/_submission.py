@@ -17,7 +17,7 @@ import sys
 import traceback
 from array import array
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from uring._claims import FIRST_DRAWN, Record, is_linked, keeps_to_its_kind, skips
 from uring._ffi import ffi, lib
@@ -175,6 +175,7 @@ class SubmissionSide(RecordSide):
         for index, op in enumerate(ops):
             if op._reaches_out:
                 records[index] = self._pledged(op, records[index])
+        numbers = [record[0] for record in records]
         high = [number for op in ops for number in _high(op.user_data)]
         needs_care = bool(high) or any(map(needs_claims, ops, records))
         with self._lock:
@@ -190,7 +191,7 @@ class SubmissionSide(RecordSide):
             else:  # no call between the look at the claims and this
                 self._pending.extend(records)
         self._check_kept()
-        return [record[0] for record in records]
+        return numbers
 
     def _check_kept(self) -> None:
         """Let go of what came into the list after the ring was closed, and say so."""
@@ -407,12 +408,19 @@ class SubmissionSide(RecordSide):
     def _placed(self) -> int:
         return int(self._counters().placed)
 
+    def _placed_sqe(self, place: int) -> Any:
+        """The address of the SQE at `place`."""
+        size = SQE_SIZE * (2 if self._has_sqe128 else 1)
+        return self._shim.sqes + (place & int(self._counters().sq_mask)) * size
+
     def _placed_number(self, place: int) -> int:
         """The user_data in the SQE at `place`."""
-        size = SQE_SIZE * (2 if self._has_sqe128 else 1)
-        start = (place & int(self._counters().sq_mask)) * size + 32
-        number: bytes = ffi.buffer(self._shim.sqes + start, 8)[:]
+        number: bytes = ffi.buffer(self._placed_sqe(place) + 32, 8)[:]
         return int.from_bytes(number, sys.byteorder)
+
+    def _replace_placed(self, place: int, sqe: bytes) -> None:
+        """Put another SQE in the place of one that the kernel has not taken."""
+        ffi.memmove(self._placed_sqe(place), sqe, SQE_SIZE)
 
     def _pending_count(self) -> int:
         self._check_open()

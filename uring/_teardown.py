@@ -6,6 +6,7 @@ in bounded time is kept for ever, for memory that is lost is better than memory 
 """
 
 import atexit
+import contextlib
 import ctypes
 import os
 import sys
@@ -26,18 +27,39 @@ class Doomed(Protocol):
     def _die_in_child(self) -> None: ...
 
 
+Refuge = list[Doomed | None]
+"""A place for one ring, made while there was memory for it."""
+
 _open: Final[dict[int, weakref.ref[Doomed]]] = {}
+_refuges: Final[dict[int, Refuge]] = {}
 _kept: Final[list[object]] = []
 
 
-def watch(ring: Doomed) -> None:
-    """Remember an open ring."""
+def watch(ring: Doomed) -> Refuge:
+    """Remember an open ring; gives the place that keeps it when its end is cut off."""
+    end_cut_off()
+    refuge: Refuge = [None]
+    _refuges[id(ring)] = refuge
     _open[id(ring)] = weakref.ref(ring)
+    return refuge
 
 
 def forget(ring: Doomed) -> None:
     """Forget a ring that is closed."""
     _open.pop(id(ring), None)
+    _refuges.pop(id(ring), None)
+
+
+def cut_off() -> list[Doomed]:
+    """The rings whose end was cut off when nobody else had them any more."""
+    return [ring for refuge in list(_refuges.values()) for ring in refuge if ring is not None]
+
+
+def end_cut_off() -> None:
+    """Try again to end those; whoever makes a ring comes by here."""
+    for ring in cut_off():
+        with contextlib.suppress(Exception):  # it stays where it is
+            ring._abandon("was dropped without close()")
 
 
 def keep_for_ever(memory: object) -> None:
@@ -51,20 +73,21 @@ def keep_for_ever(memory: object) -> None:
 
 def open_rings() -> list[Doomed]:
     """The rings of this process that are open."""
-    return [
-        ring for ring in (reference() for reference in list(_open.values())) if ring is not None
-    ]
+    referenced = [reference() for reference in list(_open.values())]
+    return list({id(ring): ring for ring in [*referenced, *cut_off()] if ring is not None}.values())
 
 
 def _at_exit() -> None:
     for ring in open_rings():
         ring._abandon("was still open when the interpreter ended")
+    keep_for_ever(_refuges)  # what is still in there
 
 
 def _in_child() -> None:
     for ring in open_rings():
         ring._die_in_child()
     _open.clear()
+    _refuges.clear()
 
 
 atexit.register(_at_exit)

@@ -77,9 +77,7 @@ static int wait_enter_until(struct uring *ring, uint32_t count, const struct wai
     else
         ret = enter(ring, 0, count, flags, &arg, sizeof arg);
     wait_end(ring);
-    if (ret >= 0)
-        ret = end->end_ns >= 0 && monotonic_ns() >= end->end_ns ? -ETIME : -EAGAIN;
-    return ret;
+    return wait_answer(ret, end->end_ns);
 }
 
 /*

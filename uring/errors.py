@@ -157,12 +157,19 @@ _ADVICE: Final[Mapping[tuple[str, int], str | Callable[[], str]]] = {
     ("io_uring_enter", errno.EAGAIN): (
         "the kernel has no memory for more requests; copy completions out, then submit again"
     ),
+    ("io_uring_enter", errno.ENOMEM): (
+        "the kernel has no memory for more requests; wait for others to end, then try again"
+    ),
+    ("io_uring_enter", errno.EIO): "a tracer or a filter interrupts this call every time",
     ("io_uring_enter", errno.EBUSY): (
         "completions are waiting to be copied out; copy them, then submit again"
     ),
     ("io_uring_enter", errno.EBADFD): "the ring was made R_DISABLED: call enable() first",
     ("io_uring_enter", errno.EBADR): (
         "the kernel had no memory to keep completions that did not fit, and dropped some"
+    ),
+    ("io_uring_enter", errno.EOWNERDEAD): (
+        "the kernel's thread that polls the submission queue has ended: close the ring"
     ),
     ("io_uring_enter", errno.EBADF): "somebody closed the ring's descriptor behind its back",
     ("io_uring_enter", errno.EOPNOTSUPP): "somebody replaced the ring's descriptor",

@@ -129,7 +129,8 @@ class Ring(StreamSide, WaitingSide, RegisterSide, ProvideSide, RingFdSide):
         )
         super().__init__(shim, inbox, params)
         self._closing_lock = threading.RLock()
-        _teardown.watch(self)
+        self._refuge = _teardown.watch(self)
+        """Where the ring is kept when its end is cut off and nobody else has it: see __del__."""
         self._fd = int(shim.fd) if shim.fd >= 0 else NO_FD
         ffi.gc(end, None)  # from here on __del__ does it, which waits for what is in flight
 
@@ -177,6 +178,8 @@ class Ring(StreamSide, WaitingSide, RegisterSide, ProvideSide, RingFdSide):
             return len(self._in_flight)
         with self._lock:
             self._trim()
+            if self._in_flight.ended is not None:  # who copied out was cut off
+                self._in_flight.retire()
             waiting = [record for record in self._records() if record not in self._in_flight]
             return len(self._in_flight) + len(waiting)
 
@@ -299,8 +302,14 @@ class Ring(StreamSide, WaitingSide, RegisterSide, ProvideSide, RingFdSide):
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_fd", -1) != -1:
+        if getattr(self, "_fd", -1) == -1:
+            return
+        try:
             self._abandon("was dropped without close()")
+        except BaseException:  # cut off: what is in flight must not go with the ring
+            if self._fd != -1:
+                self._refuge[0] = self  # makes nothing, for which there may be no memory
+            raise
 
     def _abandon(self, why: str) -> None:
         """End a ring that nobody closed; see _teardown."""
@@ -344,20 +353,22 @@ class Ring(StreamSide, WaitingSide, RegisterSide, ProvideSide, RingFdSide):
                 _teardown.keep_for_ever((self._shim, self._inbox, self._region_pins))
             else:
                 lib.uring_exit(self._shim)
-        self._region_pins = ()
-        self._fd = -1
-        _teardown.forget(self)
         for block in list(self._held.groups.values()):
             lib.uring_buffers_close(block.shim)
-        if self._in_flight:
+        left = len(self._in_flight)
+        if left:
             _teardown.keep_for_ever((self._in_flight, self._held))
+        self._region_pins = ()
+        self._fd = -1  # from here on nobody ends it again
+        _teardown.forget(self)
+        self._held = Held()
+        if left:
             warnings.warn(
-                f"{len(self._in_flight)} operations of a ring could not be taken back from the"
+                f"{left} operations of a ring could not be taken back from the"
                 f" kernel within {seconds} s; their memory is kept until the process ends",
                 RuntimeWarning,
                 stacklevel=3,
             )
-        self._held = Held()
 
     def _owner_lives(self) -> bool:
         return self._owner is not None and lives(self._owner, self._owner_object())
@@ -418,16 +429,21 @@ class Ring(StreamSide, WaitingSide, RegisterSide, ProvideSide, RingFdSide):
         """
         Take out the SQEs that the kernel refuses to take: a disabled ring, a seccomp filter.
 
-        They are published, but only an enter would make the kernel look at them, and nobody enters
-        any more. An SQPOLL thread looks by itself: there they stay.
+        They are published, and the next enter that is not refused would still take them. So each
+        becomes a NOP first, of a number that nobody has; what is found then, is not found again.
+        An SQPOLL thread looks by itself: there they stay. So do those of runs.
         """
         if self._is_sqpoll:
             return
+        nop = SQE(Opcode.NOP, user_data=self._unused_number()).encode()
         with self._lock:
             counters = self._counters()
             place = int(counters.sq_head)
             while place != counters.sq_tail:
-                self._in_flight.discard_number(self._placed_number(place))
+                number = self._placed_number(place)
+                if number in self._in_flight.numbers():
+                    self._replace_placed(place, nop)
+                    self._in_flight.discard_number(number)
                 place = (place + 1) & UINT32_MAX
 
     def _cancel_all(self) -> None:

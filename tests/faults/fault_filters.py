@@ -13,7 +13,8 @@ from typing import Final
 
 _AUDIT_ARCH: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 MMAP: Final = {"x86_64": 9, "aarch64": 222}.get(os.uname().machine, -1)
-"""The number of mmap(2), which varies; those of io_uring do not."""
+MADVISE: Final = {"x86_64": 28, "aarch64": 233}.get(os.uname().machine, -1)
+"""The numbers of mmap(2) and madvise(2), which vary; those of io_uring do not."""
 
 _LOAD, _EQUAL, _ANSWER = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000  # SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO
