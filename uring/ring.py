@@ -310,7 +310,7 @@ class Ring(StreamSide, WaitingSide, RegisterSide, ProvideSide, RingFdSide):
             if self._refusal is None:  # else close() was called, and an exception cut it off
                 warnings.warn(f"{self!r} {why}", ResourceWarning, source=self, stacklevel=3)
         finally:  # also when warnings are errors
-            self._finish(_teardown.DROP_SECONDS)
+            self._finish(_teardown.DROP_SECONDS, f"the ring {why}, and is closed")
 
     def _die_in_child(self) -> None:
         """Forget everything: the ring and the memory in flight are the parent's."""
@@ -323,7 +323,7 @@ class Ring(StreamSide, WaitingSide, RegisterSide, ProvideSide, RingFdSide):
         self._held = Held()
         self._pending[:] = [0]
 
-    def _finish(self, seconds: float) -> None:
+    def _finish(self, seconds: float, why: str = "the ring is closed") -> None:
         """
         Close, whoever calls: in steps that can each be cut off by an exception and done again.
 
@@ -331,7 +331,7 @@ class Ring(StreamSide, WaitingSide, RegisterSide, ProvideSide, RingFdSide):
         of that thread does not end its operations: from elsewhere there is no more to do than to
         reap what is there already.
         """
-        self._refuse("the ring is closed")
+        self._refuse(why)
         is_mine = self._owner is None or self._owner == threading.get_native_id()
         seconds = seconds if is_mine else 0.0
         sealed = lib.uring_seal(self._shim)
