@@ -28,8 +28,16 @@ KeyboardInterrupt may leave. What keeps that sound:
 - Closing seals the submission side in the shim, cancels, wakes who waits, and reaps until the table
   is empty. Only then is memory given back.
 
+CPython runs handlers, and raises what PyThreadState_SetAsyncExc() was given, in the same places and
+in no others: where a function begins, where a loop goes round, and where a call into C returns,
+before its result is stored. It does not where a function in Python returns, nor between stores.
+Each of these places is struck by tests. A finalizer in Python can be cut off before its first line,
+so what must not be lost is let go of in C; a ring that is dropped open, and not closed, may be lost
+like that, and so keeps its descriptor.
+
 None of this holds against a tracer in Python (sys.settrace(), as a debugger has): it runs code, and
-lets threads run, between any two lines.
+lets threads run, between any two lines, and an exception that it raises there can leave a lock
+taken (in `with` itself), a completion lost, or one there twice.
 
 What it costs, per operation in batches of 256 NOPs: 130 ns to queue, 35 to enter in the table and
 hand over, 66 in the kernel, 30 to copy out and retire (CPython 3.11 on the machine of

@@ -1,7 +1,8 @@
-"""Programs that end, with rings in every state, in every way: what comes of it is seen from outside."""
+"""Programs that end, with rings in every state, in every way; what comes of it is seen outside."""
 
 import atexit
 import contextlib
+import importlib
 import os
 import signal
 import sys
@@ -13,22 +14,7 @@ from typing import Any
 
 from hostile_harness import main, program, random_reads, until
 
-
-class _Early:
-    """What is registered before the package, which is called after it has closed its rings."""
-
-    def __init__(self) -> None:
-        self.calls: list[Callable[[], object]] = []
-        atexit.register(self.call)
-
-    def call(self) -> None:
-        for each in self.calls:
-            each()
-
-
-_early = _Early()  # hostile_harness has imported the package: see `handlers_after_the_package`
-
-import uring  # noqa: E402 - behind what is registered before it
+import uring
 
 _kept: list[Any] = []
 
@@ -102,7 +88,7 @@ def handlers_before_the_package() -> None:
         _kept.append(own)
 
     atexit.register(use)
-    # As one that was registered before the package was imported: they run in reverse order.
+    # They run in reverse order; so this one as if it were registered before the package's own.
     atexit.unregister(uring._teardown._at_exit)
     atexit.unregister(use)
     atexit.register(find_closed)
@@ -112,7 +98,7 @@ def handlers_before_the_package() -> None:
 
 @program
 def globals_are_torn_down() -> None:
-    """Rings in the globals of modules, in builtins and in cycles; destructors that use them there."""
+    """Rings in the globals of modules, in builtins and in cycles; destructors use them there."""
 
     class Late:
         def __init__(self, ring: uring.Ring) -> None:
@@ -212,11 +198,11 @@ else:
 def subinterpreters_are_refused() -> None:
     """In a subinterpreter of either kind the import is an ImportError that says so."""
     if sys.version_info >= (3, 13):
-        import _interpreters as interpreters  # noqa: PLC0415 - its name differs
+        interpreters = importlib.import_module("_interpreters")
 
         kinds: list[dict[str, object]] = [{"config": "isolated"}, {"config": "legacy"}]
     else:
-        import _xxsubinterpreters as interpreters  # noqa: PLC0415 - its name differs
+        interpreters = importlib.import_module("_xxsubinterpreters")
 
         kinds = [{"isolated": True}, {"isolated": False}]
     with uring.Ring(4) as ring:

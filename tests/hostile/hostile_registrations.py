@@ -53,7 +53,7 @@ class Registering(World):
         os.close(self.eventfd)
         super().settle(may_lose=may_lose)
         # Of a registration that was cut off nobody knows whether it is one, as long as the ring is.
-        if any([ref() is not None for ref in self.memory]):
+        if any(ref() is not None for ref in self.memory):
             collect()
         assert [ref() for ref in self.memory] == [None] * len(self.memory), "pinned for ever"
 

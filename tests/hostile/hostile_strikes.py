@@ -47,6 +47,9 @@ def _world(
     return world
 
 
+_States = dict[str, Callable[[], World]]
+
+
 def _each(sweep: Sweep, act: Callable[[World], object], **states: Callable[[], World]) -> None:
     for name, make in states.items():
         sweep.strike(name, make, act)
@@ -60,7 +63,7 @@ def _reading(world: World) -> uring.Read:
 def struck_queue() -> None:
     """Whatever strikes queue(): the operation is queued or it is not, and all else is as it was."""
     sweep = Sweep()
-    states = {
+    states: _States = {
         "fresh": _world,
         "busy": partial(_world, busy=True),
         "owned": partial(_world, flags=_F.SINGLE_ISSUER | _F.DEFER_TASKRUN),
@@ -95,7 +98,7 @@ def struck_queue() -> None:
 def struck_submit() -> None:
     """Whatever strikes submit(): each operation is submitted once, now or with the next one."""
     sweep = Sweep()
-    states = {
+    states: _States = {
         "one": partial(_world, 1),
         "three": partial(_world, 3),
         "one, busy": partial(_world, 1, busy=True),
@@ -113,7 +116,7 @@ def struck_submit() -> None:
 def struck_submit_and_wait() -> None:
     """Whatever strikes submit_and_wait(): the same, and no completion is lost."""
     sweep = Sweep()
-    states = {
+    states: _States = {
         "one": partial(_world, 1),
         "three": partial(_world, 3),
         "one, busy": partial(_world, 1, busy=True),
@@ -134,7 +137,7 @@ def struck_copy_cqe() -> None:
     sweep.run()
 
 
-_READY = {
+_READY: _States = {
     "one": partial(_world, submitted=1),
     "three": partial(_world, submitted=3),
     "one, busy": partial(_world, submitted=1, busy=True),
@@ -161,7 +164,7 @@ def struck_copy_cqes() -> None:
 def struck_queue_all() -> None:
     """Whatever strikes queue_all(): all are queued or none, a chain is not split."""
     sweep = Sweep()
-    states = {
+    states: _States = {
         "fresh": _world,
         "busy": partial(_world, busy=True),
         "pending": partial(_world, 1),
@@ -188,7 +191,7 @@ def struck_queue_all() -> None:
 def struck_waits() -> None:
     """Whatever strikes a wait: it ends, what came is still there, and others are not waited for."""
     sweep = Sweep()
-    states = {
+    states: _States = {
         "one": partial(_world, submitted=1, busy=True),
         "deferred": partial(_world, submitted=1, flags=_F.SINGLE_ISSUER | _F.DEFER_TASKRUN),
         "kept": partial(_world, kept=True),
@@ -208,7 +211,7 @@ def struck_waits() -> None:
         **states,
     )
     _each(sweep, lambda w: w.ring.submit_and_wait(3, timeout=0.001, min_timeout=0.0005), **states)
-    polled = {"polled": partial(_world, nops=2, flags=_F.SQPOLL)}
+    polled: _States = {"polled": partial(_world, nops=2, flags=_F.SQPOLL)}
     _each(sweep, lambda w: w.ring.wait_sq_room(timeout=1), **polled)
     sweep.run()
 
@@ -219,10 +222,10 @@ def struck_peek_and_advance() -> None:
     sweep = Sweep()
 
     def advance(world: World) -> None:
-        world.peeked = world.ring.peek_cqes()
-        world.maybe += world.peeked.user_data.tolist()
+        peeked = world.ring.peek_cqes()
+        world.maybe += peeked.user_data.tolist()
         world.sure = [n for n in world.sure if n not in world.maybe]
-        world.ring.cq_advance(len(world.peeked))
+        world.ring.cq_advance(len(peeked))
 
     _each(sweep, advance, **_READY)
     sweep.run()
@@ -232,7 +235,7 @@ def struck_peek_and_advance() -> None:
 def struck_run() -> None:
     """Whatever strikes run(): its operations end, its memory is free; others are left alone."""
     sweep = Sweep()
-    states = {
+    states: _States = {
         "fresh": _world,
         "busy": partial(_world, 2, busy=True),
         "kept": partial(_world, kept=True),
@@ -291,6 +294,7 @@ class Streaming(World):
         self.taken: list[uring.CQE | None] = []
 
     def settle(self, *, may_lose: bool) -> None:
+        """End the stream, and what of it has none."""
         self.maybe += [cqe.user_data for cqe in self.taken if cqe is not None]
         if self.stream is not None:
             self.stream.close()
@@ -343,6 +347,8 @@ class Closing(World):
     """A ring that is closed once more when it was struck."""
 
     def settle(self, *, may_lose: bool) -> None:
+        """Close it; nothing may be left, and no lock."""
+        del may_lose  # nobody asks what has come
         self.ring.close()
         assert self.ring.closed
         assert self.ring.fd == -1
@@ -369,7 +375,7 @@ def _closing(nops: int = 0, *, flags: _F = NO_FLAGS, openings: int = 0) -> Closi
 def struck_close() -> None:
     """Whatever strikes close() or __exit__: close() once more closes it, and all memory is free."""
     sweep = Sweep()
-    states = {
+    states: _States = {
         "hanging": _closing,
         "pending": partial(_closing, 3),
         "with descriptors": partial(_closing, openings=2),
@@ -385,6 +391,7 @@ class Unmade(World):
     """Where a ring is to be made."""
 
     def settle(self, *, may_lose: bool) -> None:
+        """Close what was made, and see to what is dropped."""
         for made in self.made:
             made.close()
         self.made.clear()
@@ -396,8 +403,12 @@ class Unmade(World):
 def struck_setup() -> None:
     """Whatever strikes Ring(): no descriptor and no mapping stays behind."""
     sweep = Sweep()
+
+    def make(world: World, *, flags: uring.SetupFlags) -> None:
+        world.made.append(uring.Ring(4, flags=flags))
+
     for flags in (_F(0), _F.NO_MMAP, _F.SINGLE_ISSUER | _F.DEFER_TASKRUN):
-        sweep.strike("made", Unmade, lambda w, f=flags: w.made.append(uring.Ring(4, flags=f)))
+        sweep.strike("made", Unmade, partial(make, flags=flags))
     sweep.run()
 
 

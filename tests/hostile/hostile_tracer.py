@@ -29,12 +29,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Self
 
-from hostile_harness import descriptors, once
+from hostile_harness import PACKAGE, PROGRAMS, descriptors, is_in_the_package, once
 
 import uring
 
-PROGRAMS: Final = str(Path(__file__).resolve().parent)
-PACKAGE: Final = str(Path(uring.__file__).resolve().parent)
 NO_FLAGS: Final = uring.SetupFlags(0)
 _FAILURES_MAX: Final = 8
 _SECONDS: Final = 20  # of one attempt
@@ -83,15 +81,6 @@ _tracer: Final = _compiled()
 sys._getframe().f_trace_opcodes = True  # 3.12 looks, when tracing begins, if any frame ever had it
 
 
-def _is_in_the_package(frame: FrameType | None) -> bool:
-    """Whether this runs on behalf of the package, and not of the program itself."""
-    while frame is not None and not frame.f_code.co_filename.startswith(PROGRAMS):
-        if frame.f_code.co_filename.startswith(PACKAGE):
-            return True
-        frame = frame.f_back
-    return False
-
-
 class Strike:
     """A place, and what came of striking there."""
 
@@ -115,7 +104,7 @@ class Strike:
         return int(max(self._c.place + 1, self._c.landed))
 
     def _land(self, _number: int, frame: FrameType | None) -> None:
-        if _is_in_the_package(frame):
+        if is_in_the_package(frame):
             assert frame is not None
             self._landed_in = f" -> {Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
             raise KeyboardInterrupt
