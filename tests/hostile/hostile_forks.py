@@ -12,7 +12,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from multiprocessing.pool import MaybeEncodingError
+from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined]  # they lack it
 from typing import Any
 
 from hostile_harness import LIMIT_SECONDS, collect, drain, join, main, program, refused, until
