@@ -204,7 +204,7 @@ def test_forks_amid_calls_of_other_threads() -> None:
 
 def test_multiprocessing_in_each_way() -> None:
     """Pools of each start method: own rings work, inherited ones say fork, none can be given."""
-    _run("forks", "multiprocessing_in_each_way")
+    _run("forks", "multiprocessing_in_each_way", warnings="ignore")
 
 
 def test_wrong_threads_are_told_and_do_no_harm() -> None:

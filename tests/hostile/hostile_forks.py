@@ -98,8 +98,8 @@ def child_does_what_it_likes_with_an_inherited_ring() -> None:
             _works(own)
 
     def leave() -> None:
-        with stream, group, files, buffers, ring:
-            pass
+        with stream, group, files, buffers:
+            refused(uring.RingClosedError, "fork", ring.__enter__)
 
     def chain() -> None:
         assert _child(use) == 0
