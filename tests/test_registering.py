@@ -42,6 +42,7 @@ from uring import (
     ZcrxEvent,
     errors,
 )
+from uring._pledges import Pledge
 from uring.registry import bpf, cancel, eventfd, restrictions, workers, zcrx
 
 ECANCELED = -errno.ECANCELED
@@ -247,7 +248,12 @@ def test_message_wakes_who_waits() -> None:
 def test_message_is_expected_by_its_target(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
     """The target reserves the number first, and gives it back when the message fails."""
     told: list[tuple[Ring, int]] = []
-    monkeypatch.setattr(Ring, "_expect", lambda *told_: told.append(told_))
+
+    def expect(target: Ring, number: int, pledge: Pledge) -> None:
+        told.append((target, number))
+        pledge.is_settled = False
+
+    monkeypatch.setattr(Ring, "_expect", expect)
     monkeypatch.setattr(Ring, "_unexpect", lambda ring, number: told.append((ring, -number)))
     with Ring(2, flags=SetupFlags.R_DISABLED) as target:
         with pytest.raises(RegisterError, match="not enabled") as refused:

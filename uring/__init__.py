@@ -27,6 +27,7 @@ The layers, from the top; each imports only from those below it:
     flags  _ffi                             the numbers of io_uring; the door to the C shim
 """
 
+from uring import _ffi  # noqa: F401 - first: it says where uring cannot be used
 from uring._file_memory import StatxResult
 from uring._leases import Lease
 from uring._memory import FixedBuffer

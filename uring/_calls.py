@@ -16,6 +16,7 @@ from uring._checks import check_range
 from uring._completion import deadline_ns
 from uring._core import NO_FD, NOT_PLAIN, Core
 from uring._ffi import ffi, lib
+from uring._pledges import MessagePledge, Pledge
 from uring._records import reached_by
 from uring.errors import RingClosedError, UnsupportedError, UringError, register_error
 from uring.flags import MsgRingFlags, Opcode, RegisterOpcode
@@ -180,7 +181,7 @@ class CallSide(Core):
             op_flags = MsgRingFlags.FLAGS_PASS
         self._check_open()
 
-        def send(fd: int) -> None:
+        def send(fd: int, pledge: Pledge | None = None) -> None:
             message = SQE(
                 Opcode.MSG_RING,
                 fd=fd,
@@ -190,24 +191,28 @@ class CallSide(Core):
                 splice_fd_in=passed,
             )
             argument, _, _ = _memory.readable(message.encode())
-            result = lib.uring_register_blind(RegisterOpcode.REGISTER_SEND_MSG_RING, argument, 1)
+            opcode = RegisterOpcode.REGISTER_SEND_MSG_RING
+            if pledge is not None:  # no call between this and the system call
+                pledge.is_handed_over = True
+            result = lib.uring_register_blind(opcode, argument, 1)
             if result < 0:
                 self._raise(RegisterOpcode.REGISTER_SEND_MSG_RING, result)
 
+        pledge: MessagePledge | None = None
         fd = check_range("ring", descriptor(ring), 0, 2**31 - 1)
         target, alias = reached_by(fd)
         try:
             if target is None or alias is None:
                 send(-1 if alias is None else alias.fd)
                 return
-            target._expect(number)
+            pledge = MessagePledge(target, number, alias)
             try:
-                send(alias.fd)
+                send(alias.fd, pledge)
             except UringError:
-                target._unexpect(number)
+                pledge.settle(-1)
                 raise
         finally:
-            del alias  # or the traceback of an error would keep the descriptor
+            pledge = alias = None  # or the traceback of an error would keep the descriptor
 
     # ---- how it is done ----
 

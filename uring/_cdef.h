@@ -118,4 +118,11 @@ int uring_set_wait_flags(struct uring *ring, uint32_t flags);
 int uring_set_cq_flags(struct uring *ring, uint32_t flags);
 int uring_resize(struct uring *ring, uint64_t start, struct uring_params *params);
 
+struct uring_alias {
+    int fd;
+    ...;
+};
+int uring_alias(struct uring_alias *alias, int fd);
+void uring_alias_close(struct uring_alias *alias);
+
 uint64_t uring_address(const void *memory);

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 
 import attrs
 
+from uring._pledges import Pledge
 from uring.completions import Answer
 from uring.flags import Opcode, SQEFlags
 from uring.sqe import SQE, Queueable
@@ -257,7 +258,7 @@ class Claims:
                 if run is not besides and run.has(number):
                     self.check_claim(number, run)
 
-    def expect(self, number: int, pending: list[Any]) -> None:
+    def expect(self, number: int, pending: list[Any], pledge: Pledge | None = None) -> None:
         """
         Reserve a number for one more CQE from outside. The caller holds the lock, and has trimmed.
 
@@ -274,10 +275,14 @@ class Claims:
             # No call from here to the store; `unexpect` may have been here.
             if number in self.claims and self.claims[number] is claim:
                 self.claims[number] = more
+                if pledge is not None:
+                    pledge.is_settled = False
                 return
         self.check_claim(number, claim)
         found: dict[int, Claim] = {number: Expected(1)}
         self._make_claims(found, pending)
+        if pledge is not None:  # no call between the end of that and the store
+            pledge.is_settled = False
 
     def unexpect(self, number: int) -> None:
         """Take back one `expect`: the CQE will not come. Needs no lock."""
@@ -294,7 +299,7 @@ class Claims:
                     del self.claims[number]
                 return
 
-    def rename(self, numbers: tuple[int, int], pending: list[Any]) -> None:
+    def rename(self, numbers: tuple[int, int], pending: list[Any], pledge: Pledge) -> None:
         """
         Prepare for an operation in flight to go on under another number.
 
@@ -314,11 +319,14 @@ class Claims:
             self.check_claim(old, claim)
             claim = Renamed((old,))
         if new in claim.numbers:  # back to one that it had
+            pledge.is_settled = False
             return
         self.check_claim(new, self.claims.get(new))
         claim = Renamed((*claim.numbers, new))
+        renamed = dict.fromkeys(claim.numbers, claim)
         self._make_claims({new: claim}, pending)
-        self.claims.update(dict.fromkeys(claim.numbers, claim))
+        pledge.is_settled = False  # no call from the end of that to the update
+        self.claims.update(renamed)
 
     def unrename(self, numbers: tuple[int, int], pending: list[Any]) -> None:
         """

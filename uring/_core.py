@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from uring._leases import Stays
+    from uring._pledges import Pledge
     from uring._uring import CData
 
 NOT_PLAIN: Final = SetupFlags.SQPOLL | SetupFlags.SQE128 | SetupFlags.CQE32
@@ -85,11 +86,11 @@ class Core:
         if not self._is_disabled or params.flags & SetupFlags.REGISTERED_FD_ONLY:
             self._own()
 
-    def _expect(self, number: int) -> None:
+    def _expect(self, number: int, pledge: "Pledge | None" = None) -> None:
         """
         Reserve a user_data for one CQE that no operation of this ring posts.
 
-        Several may be expected under one number.
+        Several may be expected under one number. A pledge is told when that is done.
 
         Raises:
             ValueError: an operation in flight has it; the CQE would be taken for its own.
@@ -97,7 +98,7 @@ class Core:
         self._check_open()
         with self._lock:
             self._trim()
-            self._in_flight.expect(number, self._pending)
+            self._in_flight.expect(number, self._pending, pledge)
 
     def _unexpect(self, number: int) -> None:
         """
@@ -107,11 +108,11 @@ class Core:
         """
         self._in_flight.unexpect(number)
 
-    def _rename(self, numbers: tuple[int, int]) -> None:
+    def _rename(self, numbers: tuple[int, int], pledge: "Pledge") -> None:
         """Prepare for the operation in flight under the first number to go on under the second."""
         with self._lock:
             self._trim()
-            self._in_flight.rename(numbers, self._pending)
+            self._in_flight.rename(numbers, self._pending, pledge)
 
     def _unrename(self, numbers: tuple[int, int]) -> None:
         with self._lock:

@@ -6,6 +6,10 @@ habits of CPython with its GIL carry it. Whoever owns memory counts its exports,
 uses cannot be unmapped, freed or moved. Threads are switched, and signal handlers run, after calls
 only, so stores that stand together are one step (see ring.py). And what nobody refers to any more
 ends at once, whichever thread let go of it, so buffers come back to who waits for them.
+
+It opens in the main interpreter alone. Another one may end while the kernel still writes to memory
+that is its own, which from CPython 3.12 on goes with it, whoever holds it; and cffi has one module
+for all of them.
 """
 
 import sys
@@ -25,6 +29,28 @@ if "t" in sys.abiflags:
         " change a ring in the middle of each other's steps, and even with PYTHON_GIL=1 a buffer"
         " that one thread lets go of would come back only when another wakes; run the program with"
         " an ordinary build (python3.14, say, instead of python3.14t)"
+    )
+
+
+def _is_main_interpreter() -> bool:
+    """Whether this is the interpreter that the process has begun with."""
+    try:
+        import ctypes  # noqa: PLC0415 - some subinterpreters refuse it, too
+    except ImportError:
+        return False
+    python = ctypes.PyDLL(None)  # with functions of its own: those of pythonapi are everybody's
+    current = python.PyInterpreterState_Get
+    current.restype = ctypes.c_void_p
+    number = python.PyInterpreterState_GetID
+    number.restype = ctypes.c_int64
+    number.argtypes = [ctypes.c_void_p]
+    return bool(number(current()) == 0)
+
+
+if not _is_main_interpreter():
+    raise ImportError(
+        "uring cannot be used in a subinterpreter, whose memory may go while the kernel writes to"
+        " it: use it in the main interpreter, from any thread, or in a process of its own"
     )
 
 try:

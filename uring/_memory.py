@@ -15,6 +15,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import accumulate, count
 from typing import TYPE_CHECKING, Final
 
@@ -75,7 +76,14 @@ def pinned(buffer: "Buffer", *, write: bool) -> "tuple[CData, int]":
         raise _refusal(buffer, writable=write) from error
     length = len(pin)
     steady = _steady(pin, buffer, address_of(pin), length)
-    return steady if len(steady) == length else pin, length
+    return steady if len(steady) == length else _part(steady, address_of(pin), length), length
+
+
+def _part(whole: "CData", address: int, length: int) -> "CData":
+    """A pin of a part of pinned memory, which keeps the pin of all of it; see `_steady`."""
+    start = ffi.addressof(whole, address - address_of(whole))
+    keeping = ffi.gc(start, partial(operator.is_, whole))  # in C, where no signal cuts it off
+    return lend(BYTES, ffi.buffer(keeping, length))
 
 
 def all_pinned(buffers: "Sequence[Buffer]", *, write: bool) -> "list[CData]":

@@ -15,7 +15,7 @@ number of its own, an `Alias`. A ring keeps its own as long as it is open.
 import os
 from typing import Final, Protocol
 
-from uring.completions import close_all
+from uring._ffi import ffi, lib
 
 UNKNOWN_RING: Final = (
     "this ring was not made by this process, so nobody can tell which numbers are in flight there;"
@@ -26,45 +26,46 @@ UNKNOWN_RING: Final = (
 class Promised(Protocol):
     """A ring, as far as promises go: see _core."""
 
-    def _expect(self, number: int) -> None: ...
+    def _expect(self, number: int, pledge: "Pledge | None" = None) -> None: ...
     def _unexpect(self, number: int) -> None: ...
-    def _rename(self, numbers: tuple[int, int]) -> None: ...
+    def _rename(self, numbers: tuple[int, int], pledge: "Pledge") -> None: ...
     def _unrename(self, numbers: tuple[int, int]) -> None: ...
 
 
 class Alias:
     """A descriptor of an open file that stays its own as long as this is referenced."""
 
-    __slots__ = ("_fds",)
+    __slots__ = ("_end", "fd")
 
     def __init__(self, fd: int) -> None:
-        self._fds: list[int | None] = [None]
-        self._fds.extend(map(os.dup, (fd,)))  # in one call, or a signal could lose it
-
-    @property
-    def fd(self) -> int:
+        made = ffi.new("struct uring_alias *")
+        self._end = ffi.gc(made, lib.uring_alias_close)  # in C, where no signal cuts it off
+        result = lib.uring_alias(made, fd)
+        if result < 0:
+            raise OSError(-result, os.strerror(-result))
+        self.fd = int(made.fd)
         """Its number."""
-        return self._fds[-1] or 0
-
-    def __del__(self) -> None:
-        close_all(getattr(self, "_fds", [None]))  # it may have been cut off before it had any
 
 
 class Pledge:
     """One promise. Dropped before its operation was handed over, it is taken back."""
 
-    __slots__ = ("_is_settled", "is_handed_over")
+    __slots__ = ("is_handed_over", "is_settled")
 
     def __init__(self) -> None:
-        self._is_settled = False
+        self.is_settled = True
+        """
+        Whether there is nothing to take back. The ring that it is given to says when there is, in
+        one step with making a note of it: an interrupt finds both or neither.
+        """
         self.is_handed_over = False
         """Whether the kernel may have its operation: being dropped then says nothing."""
 
     def settle(self, res: int) -> None:
         """Note the result of the operation; again is as good as once. May be called with a lock."""
-        if self._is_settled:
+        if self.is_settled:
             return
-        self._is_settled = True
+        self.is_settled = True
         if res < 0:
             self._take_back()
 
@@ -72,7 +73,7 @@ class Pledge:
         raise NotImplementedError
 
     def __del__(self) -> None:
-        if not getattr(self, "_is_settled", True) and not self.is_handed_over:
+        if not getattr(self, "is_settled", True) and not self.is_handed_over:
             self._take_back()
 
 
@@ -82,11 +83,11 @@ class MessagePledge(Pledge):
     __slots__ = ("_alias", "_number", "_ring")
 
     def __init__(self, ring: Promised, number: int, alias: Alias) -> None:
-        ring._expect(number)
+        super().__init__()
         self._alias = alias
         self._ring = ring
         self._number = number
-        super().__init__()
+        ring._expect(number, self)
 
     def _take_back(self) -> None:
         self._ring._unexpect(self._number)
@@ -98,10 +99,10 @@ class RenamePledge(Pledge):
     __slots__ = ("_numbers", "_ring")
 
     def __init__(self, ring: Promised, numbers: tuple[int, int]) -> None:
-        ring._rename(numbers)
+        super().__init__()
         self._ring = ring
         self._numbers = numbers
-        super().__init__()
+        ring._rename(numbers, self)
 
     def _take_back(self) -> None:
         self._ring._unrename(self._numbers)

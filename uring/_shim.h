@@ -20,6 +20,7 @@
  */
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -364,6 +365,31 @@ static int uring_unregister_fd(struct uring *ring)
     ret = is_registered_here(ring) ? unregister_here(ring) : -ENXIO;
     uring_part(ring);
     return ret;
+}
+
+/* ---- a descriptor that goes with what holds it ---- */
+
+struct uring_alias { /* zeroed memory: none */
+    int fd;
+    uint32_t is_open;
+};
+
+static int uring_alias(struct uring_alias *alias, int fd)
+{
+    int ret = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (ret < 0)
+        return -errno;
+    alias->fd = ret;
+    alias->is_open = 1;
+    return 0;
+}
+
+/* Called by a destructor in C: one in Python could be cut off before its first line. */
+static void uring_alias_close(struct uring_alias *alias)
+{
+    if (alias->is_open)
+        close(alias->fd);
+    alias->is_open = 0;
 }
 
 /* A snapshot for looking at: each counter is true at some moment, not all at the same. */

@@ -258,7 +258,7 @@ class WaitingSide(RunSide):
         if result < 0:
             self._fail_resize(result, cq_entries)
 
-    def _finish(self, seconds: float) -> None:
+    def _finish(self, seconds: float, why: str = "the ring is closed") -> None:
         """Close; the ring has it."""
         raise NotImplementedError
 

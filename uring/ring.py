@@ -28,8 +28,16 @@ KeyboardInterrupt may leave. What keeps that sound:
 - Closing seals the submission side in the shim, cancels, wakes who waits, and reaps until the table
   is empty. Only then is memory given back.
 
+CPython runs handlers, and raises what PyThreadState_SetAsyncExc() was given, in the same places and
+in no others: where a function begins, where a loop goes round, and where a call into C returns,
+before its result is stored. It does not where a function in Python returns, nor between stores.
+Each of these places is struck by tests. A finalizer in Python can be cut off before its first line,
+so what must not be lost is let go of in C; a ring that is dropped open, and not closed, may be lost
+like that, and so keeps its descriptor.
+
 None of this holds against a tracer in Python (sys.settrace(), as a debugger has): it runs code, and
-lets threads run, between any two lines.
+lets threads run, between any two lines, and an exception that it raises there can leave a lock
+taken (in `with` itself), a completion lost, or one there twice.
 
 What it costs, per operation in batches of 256 NOPs: 130 ns to queue, 35 to enter in the table and
 hand over, 66 in the kernel, 30 to copy out and retire (CPython 3.11 on the machine of
@@ -319,7 +327,7 @@ class Ring(StreamSide, WaitingSide, RegisterSide, ProvideSide, RingFdSide):
             if self._refusal is None:  # else close() was called, and an exception cut it off
                 warnings.warn(f"{self!r} {why}", ResourceWarning, source=self, stacklevel=3)
         finally:  # also when warnings are errors
-            self._finish(_teardown.DROP_SECONDS)
+            self._finish(_teardown.DROP_SECONDS, f"the ring {why}, and is closed")
 
     def _die_in_child(self) -> None:
         """Forget everything: the ring and the memory in flight are the parent's."""
@@ -332,7 +340,7 @@ class Ring(StreamSide, WaitingSide, RegisterSide, ProvideSide, RingFdSide):
         self._held = Held()
         self._pending[:] = [0]
 
-    def _finish(self, seconds: float) -> None:
+    def _finish(self, seconds: float, why: str = "the ring is closed") -> None:
         """
         Close, whoever calls: in steps that can each be cut off by an exception and done again.
 
@@ -340,7 +348,7 @@ class Ring(StreamSide, WaitingSide, RegisterSide, ProvideSide, RingFdSide):
         of that thread does not end its operations: from elsewhere there is no more to do than to
         reap what is there already.
         """
-        self._refuse("the ring is closed")
+        self._refuse(why)
         is_mine = self._owner is None or self._owner == threading.get_native_id()
         seconds = seconds if is_mine else 0.0
         sealed = lib.uring_seal(self._shim)

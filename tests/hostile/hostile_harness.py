@@ -15,6 +15,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 import uring
@@ -25,6 +26,10 @@ LIMIT_SECONDS: Final = 100
 
 URANDOM_BYTES: Final = 16 << 20
 """A read of /dev/urandom that keeps a worker of the kernel busy for some 40 ms."""
+
+PROGRAMS: Final = str(Path(__file__).resolve().parent)
+PACKAGE: Final = str(Path(uring.__file__).resolve().parent)
+"""The folders of these programs, and of what they try."""
 
 _programs: Final[dict[str, Callable[[], None]]] = {}
 
@@ -42,6 +47,15 @@ def main() -> None:
     _programs[sys.argv[1]]()
     sys.stdout.write(f"{HELD}\n")
     sys.stdout.flush()
+
+
+def is_in_the_package(frame: FrameType | None) -> bool:
+    """Whether this runs on behalf of the package, and not of the program itself."""
+    while frame is not None and not frame.f_code.co_filename.startswith(PROGRAMS):
+        if frame.f_code.co_filename.startswith(PACKAGE):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
