@@ -1120,7 +1120,7 @@ LOCKED: Final[dict[str, Callable[[Ring], object]]] = {
     "sq_ready": lambda ring: ring.sq_ready(),
     "in_flight": lambda ring: ring.in_flight,
     "expect": lambda ring: ring._expect(5),
-    "rename": lambda ring: ring._rename((1, 2)),
+    "rename": lambda ring: ring._rename((1, 2), Pledge()),
     "unrename": lambda ring: ring._unrename((1, 2)),
     "run of a number": lambda ring: ring.run([Nop(user_data=7)]),
     "resize": lambda ring: ring.resize(8),

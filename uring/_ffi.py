@@ -36,6 +36,8 @@ def _is_main_interpreter() -> bool:
     """Whether this is the interpreter that the process has begun with."""
     try:
         import ctypes  # noqa: PLC0415 - some subinterpreters refuse it, too
+    except ModuleNotFoundError:  # a Python built without it, of which nothing can be told
+        return True
     except ImportError:
         return False
     python = ctypes.PyDLL(None)  # with functions of its own: those of pythonapi are everybody's
