@@ -225,6 +225,7 @@ class Noted(Pledge):
 
     def __init__(self) -> None:
         super().__init__()
+        self.is_settled = False  # as when it was given to a ring
         self.count = 0
 
     def _take_back(self) -> None:
@@ -1120,7 +1121,7 @@ LOCKED: Final[dict[str, Callable[[Ring], object]]] = {
     "sq_ready": lambda ring: ring.sq_ready(),
     "in_flight": lambda ring: ring.in_flight,
     "expect": lambda ring: ring._expect(5),
-    "rename": lambda ring: ring._rename((1, 2), Pledge()),
+    "rename": lambda ring: ring._rename((1, 2), Noted()),
     "unrename": lambda ring: ring._unrename((1, 2)),
     "run of a number": lambda ring: ring.run([Nop(user_data=7)]),
     "resize": lambda ring: ring.resize(8),
