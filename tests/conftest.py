@@ -6,9 +6,11 @@ import json
 import mmap
 import os
 import platform
+import socket
 import struct
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -78,8 +80,7 @@ def ring(ring_refusal: str, request: pytest.FixtureRequest) -> Iterator[uring.Ri
 class Drive:
     """A ring with what most tests of operations do: run some, and look at what comes."""
 
-    seconds = 10
-    """The end of a wait that should not take any time: a failure, not a hang."""
+    seconds = SECONDS
 
     def __init__(self, ring: uring.Ring) -> None:
         self.ring = ring
@@ -94,11 +95,14 @@ class Drive:
         """Give the next completions, in the order in which they come."""
         return [self.ring.copy_cqe(timeout=self.seconds) for _ in range(count)]
 
+    def collect(self, numbers: list[int]) -> list[uring.CQE]:
+        """Give the one completion of each number, in their order; no others may come."""
+        found = {cqe.user_data: cqe for cqe in self.take(len(numbers))}
+        return [found[number] for number in numbers]
+
     def run(self, *ops: uring.Operation) -> list[uring.CQE]:
         """Submit the operations and give the one completion of each, in their order."""
-        numbers = self.submit(*ops)
-        found = {cqe.user_data: cqe for cqe in self.take(len(ops))}
-        return [found[number] for number in numbers]
+        return self.collect(self.submit(*ops))
 
     def one(self, op: uring.Operation) -> uring.CQE:
         """Run one operation, which leaves nothing in flight."""
@@ -116,7 +120,7 @@ class Drive:
         assert cqe.res == -number
         error = cqe.error
         assert error is not None
-        assert type(error) is type(OSError(number, ""))
+        assert (type(error), error.errno) == (type(OSError(number, "")), number)
         assert error.__notes__[0].startswith(f"in {op!r}")
         with pytest.raises(type(error)):
             cqe.result()
@@ -143,6 +147,87 @@ def pipe() -> Iterator[tuple[int, int]]:
             os.close(end)
 
 
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[int]:
+    """Give the descriptor of a file of ten bytes."""
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789")
+    fd = os.open(path, os.O_RDWR)
+    yield fd
+    os.close(fd)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Give two connected stream sockets."""
+    left, right = socket.socketpair()
+    with left, right:
+        yield left, right
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """Give a TCP socket that listens on the loopback."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        yield sock
+
+
+@pytest.fixture
+def udp() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Give two UDP sockets, each with a name and not connected."""
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as left,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as right,
+    ):
+        for sock in (left, right):
+            sock.settimeout(SECONDS)
+            sock.bind(("127.0.0.1", 0))
+        yield left, right
+
+
+@pytest.fixture(scope="session")
+def descriptors() -> Callable[[], set[str]]:
+    """Give every descriptor that is open, but not that of the listing itself."""
+    listing = Path("/proc/self/fd")
+    return lambda: {path.name for path in listing.iterdir() if path.is_symlink()}
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[..., None]:
+    """Wait for what another thread or the kernel brings about, and gives no descriptor for."""
+
+    def _until(condition: Callable[[], object], seconds: float = SECONDS) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"not within {seconds} s"
+            time.sleep(0.001)
+
+    return _until
+
+
+@pytest.fixture(scope="session")
+def in_thread() -> Callable[[Callable[[], object]], None]:
+    """Call in another thread, and raise here what it raises."""
+
+    def _in_thread(call: Callable[[], object]) -> None:
+        raised: list[BaseException] = []
+
+        def body() -> None:
+            try:
+                call()
+            except BaseException as error:  # noqa: BLE001 - handed on
+                raised.append(error)
+
+        thread = threading.Thread(target=body)
+        thread.start()
+        thread.join(60)
+        assert not thread.is_alive()
+        if raised:
+            raise raised[0]
+
+    return _in_thread
+
+
 # ---- for operations of one family ----
 
 
@@ -160,32 +245,15 @@ def drain(ring: uring.Ring) -> Callable[[], list[uring.CQE]]:
 
 
 @pytest.fixture
-def one(ring: uring.Ring) -> Callable[[Any], uring.CQE]:
+def one(drive: Drive) -> Callable[[Any], uring.CQE]:
     """Run one operation that completes once, and leaves nothing in flight."""
-
-    def _one(op: Any) -> uring.CQE:
-        ring.queue(op)
-        ring.submit()
-        cqe = ring.copy_cqe(timeout=SECONDS)
-        assert not cqe.more
-        assert ring.in_flight == 0
-        return cqe
-
-    return _one
+    return drive.one
 
 
 @pytest.fixture
-def fails(one: Callable[[Any], uring.CQE]) -> Callable[[Any, int], OSError]:
+def fails(drive: Drive) -> Callable[[Any, int], OSError]:
     """Run an operation that fails with the errno; give its error, which names the operation."""
-
-    def _fails(op: Any, number: int) -> OSError:
-        error = one(op).error
-        assert error is not None
-        assert (type(error), error.errno) == (type(OSError(number, "")), number)
-        assert error.__notes__[0].startswith(f"in {op!r}")
-        return error
-
-    return _fails
+    return drive.fails
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,7 @@ BLOCK: Final = 256 * 1024  # of cp.py
 LINES: Final = {
     "read_many.py": 101,  # two kinds of data, from two places, each loaded in three ways
     "tree_stat.py": 87,  # a tree added up in three ways
+    "read_only_ring.py": 95,  # what a ring may do, what it may not, and how one gets round that
     "fixed_io.py": 101,  # reads and writes, registered and not, from the cache and from the disk
     "echo_multishot.py": 161,  # a server, and the clients that show it
     "splice_proxy.py": 182,  # a proxy, another one to compare, a client and a target
@@ -1065,6 +1066,60 @@ def test_fixed_io_refuses_what_it_cannot_copy(tmp_path: Path) -> None:
     for path in (tmp_path / "empty", tmp_path, Path("/dev/zero")):
         assert_fails(run("fixed_io.py", path), f"{path} is not a regular file")
     assert_fails(run("fixed_io.py", "--dir", tmp_path / "none"), "No such file.*none")
+
+
+# ---- read_only_ring ----
+
+
+def test_read_only_ring_reads_what_it_was_given_and_nothing_else(tmp_path: Path) -> None:
+    """Each file is read whole; nine attempts are refused; one gets through, by another ring."""
+    paths = [tmp_path / "one", tmp_path / "two", EXAMPLES / "read_only_ring.py"]
+    paths[0].write_bytes(pattern(200_001))
+    paths[1].touch()
+    finished = run("read_only_ring.py", *paths[:2])
+    assert (finished.returncode, finished.stderr) == (0, b"")
+    lines = finished.stdout.decode().splitlines()
+    sums = [
+        f"{len(data)} bytes, SHA-256 {hashlib.sha256(data).hexdigest()}"
+        for data in map(Path.read_bytes, paths)
+    ]
+    assert lines[:2] == [f"{paths[0]}: {sums[0]}", f"{paths[1]}: {sums[1]}"]
+    names = [re.match(r"refused: (\w+)\(", line) for line in lines[2:-1]]
+    assert [name and name[1] for name in names] == [
+        *("Write", "Openat", "Splice", "Nop", "Read", "Read"),
+        *("unregister_files", "register_personality", "enable"),
+    ]
+    assert lines[-1] == f"let through: slot 0 has become {paths[2]}: {sums[2]}"
+
+
+@pytest.mark.parametrize(
+    ("way", "what"),
+    [
+        ("uring.Ring.register_restrictions = lambda ring, rules: None", "Write"),
+        ("uring.Restriction.sqe_flags_required = uring.Restriction.sqe_flags_allowed", "Read"),
+        (
+            ("allow = uring.Restriction.allow_register\n"
+            "more = uring.RegisterOpcode.REGISTER_PERSONALITY\n"
+            "uring.Restriction.allow_register = lambda op: (allow(op), allow(more))"),
+            "register_personality",
+        ),
+    ],
+)
+def test_read_only_ring_finds_out_that_something_is_not_refused(
+    tmp_path: Path, way: str, what: str
+) -> None:
+    """Where a restriction is missing, the first attempt that goes through is named."""
+    path = tmp_path / "file"
+    path.write_bytes(b"text")
+    finished = run_after(way, "read_only_ring.py", path)
+    assert_fails(finished, rf"{what}\(.* was not refused")
+    assert path.read_bytes() == b"text"
+
+
+def test_read_only_ring_reports_what_it_cannot_read(tmp_path: Path) -> None:
+    """A missing file and a directory are one line each."""
+    assert_fails(run("read_only_ring.py", tmp_path / "none"), "No such file.*none")
+    assert_fails(run("read_only_ring.py", tmp_path), "Is a directory")
 
 
 # ---- tree_stat ----

@@ -26,68 +26,6 @@ SECONDS: Final = 10  # the end of a wait that should not take any time: a failur
 Pipe = tuple[int, int]
 
 
-def run(ring: uring.Ring, *ops: Any) -> list[uring.CQE]:
-    """Submit the operations and give the completion of each, in their order."""
-    numbers = ring.queue_all(ops)
-    ring.submit()
-    return collect(ring, numbers)
-
-
-def collect(ring: uring.Ring, numbers: list[int]) -> list[uring.CQE]:
-    """Give the completion of each number, in the order of the numbers."""
-    found: dict[int, uring.CQE] = {}
-    while len(found) < len(numbers):
-        found |= {cqe.user_data: cqe for cqe in ring.copy_cqes(wait_nr=1, timeout=SECONDS)}
-        assert found, "nothing completed"
-    return [found[number] for number in numbers]
-
-
-def one(ring: uring.Ring, op: uring.Operation | uring.SQE) -> uring.CQE:
-    """Run one operation, which leaves nothing in flight."""
-    (cqe,) = run(ring, op)
-    assert ring.in_flight == 0
-    return cqe
-
-
-def fails(ring: uring.Ring, op: uring.Operation, number: int) -> OSError:
-    """Run an operation that fails with the errno; give its error, which names the operation."""
-    cqe = one(ring, op)
-    assert cqe.res == -number
-    error = cqe.error
-    assert error is not None
-    assert type(error) is type(OSError(number, ""))
-    assert error.errno == number
-    assert error.__notes__[0].startswith(f"in {op!r}")
-    with pytest.raises(type(error)):
-        cqe.result()
-    return error
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Iterator[int]:
-    """Give the descriptor of a file of ten bytes."""
-    path = tmp_path / "file"
-    path.write_bytes(b"0123456789")
-    fd = os.open(path, os.O_RDWR)
-    yield fd
-    os.close(fd)
-
-
-@pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Give two connected sockets."""
-    left, right = socket.socketpair()
-    with left, right:
-        yield left, right
-
-
-@pytest.fixture
-def listener() -> Iterator[socket.socket]:
-    """Give a TCP socket that listens on the loopback."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        yield sock
-
-
 @pytest.fixture(params=["inet", "inet6", "unix", "abstract"])
 def any_listener(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -342,7 +280,7 @@ def test_operation_takes_a_buffer_from_a_group_that_it_names_or_from_none(
 
 
 def test_recv_with_buffer_select_takes_nothing_from_a_group(
-    ring: uring.Ring, pair: tuple[socket.socket, socket.socket]
+    ring: uring.Ring, drive: Any, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     """A Recv cannot drain group 0 behind its back, and the ring is as it was."""
     left, right = pair
@@ -351,7 +289,7 @@ def test_recv_with_buffer_select_takes_nothing_from_a_group(
         ring.queue(uring.Recv(left, bytearray(4), flags=SQEFlags.BUFFER_SELECT))
     assert (ring.sq_ready(), ring.in_flight, buffers.inside) == (0, 0, 2)
     right.send(b"data")
-    assert bytes(one(ring, uring.RecvSelect(left, buffers)).result()) == b"data"
+    assert bytes(drive.one(uring.RecvSelect(left, buffers)).result()) == b"data"
 
 
 @pytest.mark.parametrize("kind", WITH_FD, ids=named)
@@ -509,41 +447,41 @@ def test_timeout_refuses_a_count_over_32_bits() -> None:
 # ---- control ----
 
 
-def test_nop_completes_with_zero(ring: uring.Ring) -> None:
+def test_nop_completes_with_zero(drive: Any) -> None:
     """A Nop completes with 0, its own user_data, itself as `op`, and no flag."""
     nop = uring.Nop(user_data=0x42)
-    cqe = one(ring, nop)
+    cqe = drive.one(nop)
     assert cqe == uring.CQE(0x42, 0, 0)
     assert cqe.op is nop
     assert cqe.result() == 0
 
 
-def test_nop_with_unknown_personality_or_flag_fails(ring: uring.Ring) -> None:
+def test_nop_with_unknown_personality_or_flag_fails(ring: uring.Ring, drive: Any) -> None:
     """An unregistered personality and a reserved flag are EINVAL; BUFFER_SELECT is refused."""
-    fails(ring, uring.Nop(personality=77), errno.EINVAL)
-    fails(ring, uring.Nop(flags=SQEFlags(128)), errno.EINVAL)
+    drive.fails(uring.Nop(personality=77), errno.EINVAL)
+    drive.fails(uring.Nop(flags=SQEFlags(128)), errno.EINVAL)
     selecting = uring.SQE(uring.Opcode.NOP, SQEFlags.BUFFER_SELECT, user_data=1)
-    assert one(ring, selecting).res == -errno.EOPNOTSUPP
+    assert drive.one(selecting).res == -errno.EOPNOTSUPP
     with pytest.raises(ValueError, match="BUFFER_SELECT"):
         ring.queue(uring.Nop(flags=SQEFlags.BUFFER_SELECT))
-    raw = one(ring, uring.SQE(uring.Opcode.NOP, flags=SQEFlags.BUFFER_SELECT))
+    raw = drive.one(uring.SQE(uring.Opcode.NOP, flags=SQEFlags.BUFFER_SELECT))
     assert raw.res == -errno.EOPNOTSUPP
 
 
-def test_sqe_with_a_bad_opcode_fails_alone(ring: uring.Ring) -> None:
+def test_sqe_with_a_bad_opcode_fails_alone(drive: Any) -> None:
     """An opcode that no kernel has is EINVAL, and what is queued behind it runs."""
     bad = uring.SQE(200, user_data=1)
-    first, second = run(ring, bad, uring.Nop(user_data=2))
+    first, second = drive.run(bad, uring.Nop(user_data=2))
     assert first.res == -errno.EINVAL
     assert first.op is bad
     assert isinstance(first.error, OSError)
     assert second.res == 0
 
 
-def test_sqe_in_a_linked_chain_that_is_invalid_fails_the_whole_chain(ring: uring.Ring) -> None:
+def test_sqe_in_a_linked_chain_that_is_invalid_fails_the_whole_chain(drive: Any) -> None:
     """With a bad member, those before and behind it are ECANCELED and it is EINVAL itself."""
     chain = uring.link(uring.Nop(user_data=1), uring.SQE(200, user_data=2), uring.Nop(user_data=3))
-    assert [cqe.res for cqe in run(ring, *chain)] == [-errno.ECANCELED, -errno.EINVAL, -125]
+    assert [cqe.res for cqe in drive.run(*chain)] == [-errno.ECANCELED, -errno.EINVAL, -125]
 
 
 def test_sqe_invalid_in_a_chain_that_skips_leaves_nothing_in_flight(ring: uring.Ring) -> None:
@@ -555,24 +493,24 @@ def test_sqe_invalid_in_a_chain_that_skips_leaves_nothing_in_flight(ring: uring.
     assert ring.in_flight == 0
 
 
-def test_async_cancel_ends_its_target(ring: uring.Ring, pipe: Pipe) -> None:
+def test_async_cancel_ends_its_target(ring: uring.Ring, drive: Any, pipe: Pipe) -> None:
     """The cancel completes with 0 and the target with ECANCELED."""
     read = uring.Read(pipe[0], bytearray(4))
     number = ring.queue(read)
     cancel = ring.queue(uring.AsyncCancel(number))
     ring.submit()
-    target, canceller = collect(ring, [number, cancel])
+    target, canceller = drive.collect([number, cancel])
     assert (target.res, canceller.res, canceller.result()) == (-errno.ECANCELED, 0, 0)
     assert target.error is not None
     assert ring.in_flight == 0
 
 
-def test_async_cancel_of_nothing_is_enoent(ring: uring.Ring) -> None:
+def test_async_cancel_of_nothing_is_enoent(drive: Any) -> None:
     """A number that is not in flight is ENOENT, with a note that says so; with `all` it is 0."""
-    error = fails(ring, uring.AsyncCancel(999), errno.ENOENT)
+    error = drive.fails(uring.AsyncCancel(999), errno.ENOENT)
     assert "nothing in flight has this user_data" in error.__notes__[0]
     assert error.filename is None
-    assert one(ring, uring.AsyncCancel(999, all=True)).result() == 0
+    assert drive.one(uring.AsyncCancel(999, all=True)).result() == 0
 
 
 def test_async_cancel_all_counts_what_it_found(ring: uring.Ring, pipe: Pipe) -> None:
@@ -592,160 +530,162 @@ def test_async_cancel_all_counts_what_it_found(ring: uring.Ring, pipe: Pipe) -> 
 # ---- files ----
 
 
-def test_read_fills_the_buffer_from_the_offset(ring: uring.Ring, file: int) -> None:
+def test_read_fills_the_buffer_from_the_offset(drive: Any, file: int) -> None:
     """The result is the count, the bytes are the file's, and the file's position stays."""
     buffer = bytearray(4)
-    assert one(ring, uring.Read(file, buffer, 3)).result() == 4
+    assert drive.one(uring.Read(file, buffer, 3)).result() == 4
     assert buffer == b"3456"
     assert os.lseek(file, 0, os.SEEK_CUR) == 0
 
 
-def test_read_at_the_end_is_short_and_then_zero(ring: uring.Ring, file: int) -> None:
+def test_read_at_the_end_is_short_and_then_zero(drive: Any, file: int) -> None:
     """What is there is read, then 0; the rest of the buffer stays as it was."""
     buffer = bytearray(b"________")
-    assert one(ring, uring.Read(file, buffer, 8)).result() == 2
+    assert drive.one(uring.Read(file, buffer, 8)).result() == 2
     assert buffer == b"89______"
-    assert one(ring, uring.Read(file, buffer, 10)).result() == 0
+    assert drive.one(uring.Read(file, buffer, 10)).result() == 0
 
 
-def test_read_with_offset_minus_one_moves_the_position(ring: uring.Ring, file: int) -> None:
+def test_read_with_offset_minus_one_moves_the_position(drive: Any, file: int) -> None:
     """The file's own position is used and moved, as by read(2)."""
     buffer = bytearray(4)
     os.lseek(file, 2, os.SEEK_SET)
-    assert one(ring, uring.Read(file, buffer, -1)).result() == 4
+    assert drive.one(uring.Read(file, buffer, -1)).result() == 4
     assert buffer == b"2345"
     assert os.lseek(file, 0, os.SEEK_CUR) == 6
 
 
-def test_read_of_a_pipe_waits_for_data(ring: uring.Ring, pipe: Pipe) -> None:
+def test_read_of_a_pipe_waits_for_data(ring: uring.Ring, drive: Any, pipe: Pipe) -> None:
     """A read of an empty pipe completes when something was written, and with 0 at its end."""
     buffer = bytearray(4)
     number = ring.queue(uring.Read(pipe[0], buffer))
     ring.submit()
     assert ring.copy_cqes() == uring.Completions()
     os.write(pipe[1], b"ab")
-    (cqe,) = collect(ring, [number])
+    (cqe,) = drive.collect([number])
     assert cqe.result() == 2
     assert buffer[:2] == b"ab"
     os.close(pipe[1])
-    assert one(ring, uring.Read(pipe[0], buffer)).result() == 0
+    assert drive.one(uring.Read(pipe[0], buffer)).result() == 0
 
 
-def test_read_fails_as_the_os_does(ring: uring.Ring, pipe: Pipe) -> None:
+def test_read_fails_as_the_os_does(drive: Any, pipe: Pipe) -> None:
     """A closed number is EBADF; a directory EISDIR; RWF_NOWAIT without data BlockingIOError."""
-    fails(ring, uring.Read(9999, bytearray(4)), errno.EBADF)
+    drive.fails(uring.Read(9999, bytearray(4)), errno.EBADF)
     directory = os.open("/", os.O_RDONLY)
-    fails(ring, uring.Read(directory, bytearray(4)), errno.EISDIR)
+    drive.fails(uring.Read(directory, bytearray(4)), errno.EISDIR)
     os.close(directory)
     os.set_blocking(pipe[0], False)
     nowait = uring.Read(pipe[0], bytearray(4), rw_flags=os.RWF_NOWAIT)
-    assert isinstance(fails(ring, nowait, errno.EAGAIN), BlockingIOError)
+    assert isinstance(drive.fails(nowait, errno.EAGAIN), BlockingIOError)
 
 
-def test_write_writes_all_of_the_buffer(ring: uring.Ring, file: int) -> None:
+def test_write_writes_all_of_the_buffer(drive: Any, file: int) -> None:
     """The result is the count, and the bytes are in the file at the offset."""
-    assert one(ring, uring.Write(file, b"abcd", 8)).result() == 4
+    assert drive.one(uring.Write(file, b"abcd", 8)).result() == 4
     assert os.pread(file, 100, 0) == b"01234567abcd"
-    assert one(ring, uring.Write(file, memoryview(b"XY"), -1)).result() == 2
+    assert drive.one(uring.Write(file, memoryview(b"XY"), -1)).result() == 2
     assert os.pread(file, 2, 0) == b"XY"
 
 
-def test_write_with_rwf_append_goes_to_the_end(ring: uring.Ring, file: int) -> None:
+def test_write_with_rwf_append_goes_to_the_end(drive: Any, file: int) -> None:
     """`rw_flags` reach the kernel: RWF_APPEND writes at the end whatever the offset."""
-    assert one(ring, uring.Write(file, b"ab", 0, rw_flags=os.RWF_APPEND)).result() == 2
+    assert drive.one(uring.Write(file, b"ab", 0, rw_flags=os.RWF_APPEND)).result() == 2
     assert os.pread(file, 100, 0) == b"0123456789ab"
 
 
-def test_write_to_a_pipe_without_reader_is_a_broken_pipe(ring: uring.Ring, pipe: Pipe) -> None:
+def test_write_to_a_pipe_without_reader_is_a_broken_pipe(drive: Any, pipe: Pipe) -> None:
     """EPIPE is BrokenPipeError; a file open for reading is EBADF."""
-    fails(ring, uring.Write(pipe[0], b"x"), errno.EBADF)
+    drive.fails(uring.Write(pipe[0], b"x"), errno.EBADF)
     os.close(pipe[0])
-    fails(ring, uring.Write(pipe[1], b"x"), errno.EPIPE)
+    drive.fails(uring.Write(pipe[1], b"x"), errno.EPIPE)
 
 
-def test_readv_and_writev_scatter_and_gather(ring: uring.Ring, file: int) -> None:
+def test_readv_and_writev_scatter_and_gather(drive: Any, file: int) -> None:
     """Buffers are written in order and read in order, empty ones too; the count is of all."""
-    assert one(ring, uring.Writev(file, [b"ab", b"", bytearray(b"cde")], 1)).result() == 5
+    assert drive.one(uring.Writev(file, [b"ab", b"", bytearray(b"cde")], 1)).result() == 5
     assert os.pread(file, 10, 0) == b"0abcde6789"
     buffers = [bytearray(3), bytearray(0), bytearray(20)]
-    assert one(ring, uring.Readv(file, buffers, 0)).result() == 10
+    assert drive.one(uring.Readv(file, buffers, 0)).result() == 10
     assert buffers[0] + buffers[2][:7] == b"0abcde6789"
     os.lseek(file, 8, os.SEEK_SET)
-    assert one(ring, uring.Readv(file, (bytearray(1),), -1)).result() == 1
+    assert drive.one(uring.Readv(file, (bytearray(1),), -1)).result() == 1
     assert os.lseek(file, 0, os.SEEK_CUR) == 9
 
 
-def test_readv_and_writev_of_nothing_move_nothing(ring: uring.Ring, file: int) -> None:
+def test_readv_and_writev_of_nothing_move_nothing(drive: Any, file: int) -> None:
     """No buffers at all give 0."""
-    assert one(ring, uring.Readv(file, [])).result() == 0
-    assert one(ring, uring.Writev(file, [])).result() == 0
+    assert drive.one(uring.Readv(file, [])).result() == 0
+    assert drive.one(uring.Writev(file, [])).result() == 0
 
 
-def test_readv_and_writev_fail_as_the_os_does(ring: uring.Ring) -> None:
+def test_readv_and_writev_fail_as_the_os_does(drive: Any) -> None:
     """A closed number is EBADF."""
-    fails(ring, uring.Readv(9999, [bytearray(4)]), errno.EBADF)
-    fails(ring, uring.Writev(9999, [b"x"]), errno.EBADF)
+    drive.fails(uring.Readv(9999, [bytearray(4)]), errno.EBADF)
+    drive.fails(uring.Writev(9999, [b"x"]), errno.EBADF)
 
 
-def test_writev_does_not_see_a_later_change_of_the_list(ring: uring.Ring, file: int) -> None:
+def test_writev_does_not_see_a_later_change_of_the_list(drive: Any, file: int) -> None:
     """A list is taken as it is when the operation is made."""
     buffers = [b"ab"]
     op = uring.Writev(file, buffers)
     buffers.append(b"cd")
-    assert one(ring, op).result() == 2
+    assert drive.one(op).result() == 2
 
 
-def test_writev_of_an_iterator_can_be_queued_twice(ring: uring.Ring, file: int) -> None:
+def test_writev_of_an_iterator_can_be_queued_twice(drive: Any, file: int) -> None:
     """An iterator of buffers is refused, or taken whole once: the second time writes the same."""
     try:
         op = uring.Writev(file, iter([b"ab", b"cd"]))  # type: ignore[arg-type]  # wrong on purpose
         op.sqe()
     except TypeError:
         return
-    assert one(ring, op).result() == 4
-    assert one(ring, op).result() == 4
+    assert drive.one(op).result() == 4
+    assert drive.one(op).result() == 4
 
 
 @pytest.mark.parametrize("datasync", [False, True])
-def test_fsync_flushes(ring: uring.Ring, file: int, *, datasync: bool) -> None:
+def test_fsync_flushes(drive: Any, file: int, *, datasync: bool) -> None:
     """The result is 0, and DATASYNC is set when asked for."""
     op = uring.Fsync(file, datasync=datasync)
-    assert one(ring, op).result() == 0
+    assert drive.one(op).result() == 0
     assert op.sqe().op_flags == (1 if datasync else 0)
 
 
-def test_fsync_fails_as_the_os_does(ring: uring.Ring, pipe: Pipe) -> None:
+def test_fsync_fails_as_the_os_does(drive: Any, pipe: Pipe) -> None:
     """A pipe cannot be synced: EINVAL; a closed number is EBADF."""
-    fails(ring, uring.Fsync(pipe[0]), errno.EINVAL)
-    fails(ring, uring.Fsync(9999), errno.EBADF)
+    drive.fails(uring.Fsync(pipe[0]), errno.EINVAL)
+    drive.fails(uring.Fsync(9999), errno.EBADF)
 
 
-def test_close_closes_the_descriptor(ring: uring.Ring, pipe: Pipe) -> None:
+def test_close_closes_the_descriptor(drive: Any, pipe: Pipe) -> None:
     """The number is free afterwards; closing it again is EBADF."""
     copy = os.dup(pipe[0])
-    assert one(ring, uring.Close(copy)).result() == 0
+    assert drive.one(uring.Close(copy)).result() == 0
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(copy)
-    fails(ring, uring.Close(copy), errno.EBADF)
+    drive.fails(uring.Close(copy), errno.EBADF)
 
 
-def test_close_of_fixed_empties_the_slot(ring: uring.Ring, file: int) -> None:
+def test_close_of_fixed_empties_the_slot(ring: uring.Ring, drive: Any, file: int) -> None:
     """A registered file is gone after Close, the descriptor is not; again is EBADF, out EINVAL."""
     ring.register_files([file])
-    assert one(ring, uring.Read(uring.Fixed(0), bytearray(4))).result() == 4
-    assert one(ring, uring.Close(uring.Fixed(0))).result() == 0
-    fails(ring, uring.Read(uring.Fixed(0), bytearray(4)), errno.EBADF)
-    fails(ring, uring.Close(uring.Fixed(0)), errno.EBADF)
-    fails(ring, uring.Close(uring.Fixed(1)), errno.EINVAL)
+    assert drive.one(uring.Read(uring.Fixed(0), bytearray(4))).result() == 4
+    assert drive.one(uring.Close(uring.Fixed(0))).result() == 0
+    drive.fails(uring.Read(uring.Fixed(0), bytearray(4)), errno.EBADF)
+    drive.fails(uring.Close(uring.Fixed(0)), errno.EBADF)
+    drive.fails(uring.Close(uring.Fixed(1)), errno.EINVAL)
     os.fstat(file)
 
 
-def test_fixed_without_a_table_or_out_of_range_is_ebadf(ring: uring.Ring, file: int) -> None:
+def test_fixed_without_a_table_or_out_of_range_is_ebadf(
+    ring: uring.Ring, drive: Any, file: int
+) -> None:
     """An index that names nothing is EBADF."""
-    fails(ring, uring.Fsync(uring.Fixed(0)), errno.EBADF)
+    drive.fails(uring.Fsync(uring.Fixed(0)), errno.EBADF)
     ring.register_files([file, -1])
     for index in (1, 2, 2**31 - 1):
-        fails(ring, uring.Fsync(uring.Fixed(index)), errno.EBADF)
+        drive.fails(uring.Fsync(uring.Fixed(index)), errno.EBADF)
 
 
 def test_operation_keeps_the_file_object_while_in_flight(ring: uring.Ring, pipe: Pipe) -> None:
@@ -766,12 +706,12 @@ def test_operation_keeps_the_file_object_while_in_flight(ring: uring.Ring, pipe:
 # ---- paths ----
 
 
-def test_openat_gives_a_descriptor(ring: uring.Ring, tmp_path: Path) -> None:
+def test_openat_gives_a_descriptor(drive: Any, tmp_path: Path) -> None:
     """The result is a descriptor of the path, made with flags and mode, closed on exec."""
     path = tmp_path / "new"
     mask = os.umask(0)
     try:
-        fd = one(ring, uring.Openat(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o640)).result()
+        fd = drive.one(uring.Openat(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o640)).result()
     finally:
         os.umask(mask)
     assert isinstance(fd, int)
@@ -784,12 +724,12 @@ def test_openat_gives_a_descriptor(ring: uring.Ring, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [str, os.fsencode, Path])
 def test_openat_takes_any_kind_of_path(
-    ring: uring.Ring, tmp_path: Path, kind: Callable[[Any], Any]
+    drive: Any, tmp_path: Path, kind: Callable[[Any], Any]
 ) -> None:
     """str, bytes and PathLike open the same file, with names that no encoding knows too."""
     path = tmp_path / os.fsdecode(b"\xff-\xc3\xa4")
     path.write_bytes(b"")
-    fd = one(ring, uring.Openat(kind(path))).result()
+    fd = drive.one(uring.Openat(kind(path))).result()
     assert isinstance(fd, int)
     assert os.path.sameopenfile(fd, fd)
     assert os.fstat(fd).st_ino == path.stat().st_ino
@@ -797,61 +737,54 @@ def test_openat_takes_any_kind_of_path(
 
 
 @pytest.mark.parametrize("wrap", [int, Wrapper])
-def test_openat_starts_from_dir_fd(
-    ring: uring.Ring, tmp_path: Path, wrap: Callable[[int], Any]
-) -> None:
+def test_openat_starts_from_dir_fd(drive: Any, tmp_path: Path, wrap: Callable[[int], Any]) -> None:
     """A relative path starts from the directory, given as a number or as an object."""
     (tmp_path / "name").write_bytes(b"")
     directory = os.open(tmp_path, os.O_PATH)
-    fd = one(ring, uring.Openat("name", dir_fd=wrap(directory))).result()
+    fd = drive.one(uring.Openat("name", dir_fd=wrap(directory))).result()
     assert isinstance(fd, int)
     os.close(fd)
     os.close(directory)
 
 
 def test_openat_without_dir_fd_starts_from_the_current_directory(
-    ring: uring.Ring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    drive: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A relative path by itself is found in the working directory."""
     monkeypatch.chdir(tmp_path)
     Path("name").write_bytes(b"")
-    fd = one(ring, uring.Openat("name")).result()
+    fd = drive.one(uring.Openat("name")).result()
     assert isinstance(fd, int)
     os.close(fd)
 
 
 @pytest.mark.parametrize("kind", [str, os.fsencode, Path])
 def test_openat_failure_names_the_file(
-    ring: uring.Ring, tmp_path: Path, kind: Callable[[Any], Any]
+    drive: Any, tmp_path: Path, kind: Callable[[Any], Any]
 ) -> None:
     """A missing file is FileNotFoundError with the path in `filename`, as os.open has it."""
     path = kind(tmp_path / "missing")
-    error = fails(ring, uring.Openat(path), errno.ENOENT)
+    error = drive.fails(uring.Openat(path), errno.ENOENT)
     with pytest.raises(FileNotFoundError) as expected:
         os.open(path, os.O_RDONLY)
     assert error.filename == os.fspath(expected.value.filename)
 
 
-def test_openat_fails_as_the_os_does(ring: uring.Ring, tmp_path: Path) -> None:
+def test_openat_fails_as_the_os_does(drive: Any, tmp_path: Path) -> None:
     """Existing is FileExistsError, a directory IsADirectoryError, no directory likewise."""
     path = tmp_path / "file"
     path.write_bytes(b"")
-    fails(ring, uring.Openat(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY), errno.EEXIST)
-    fails(ring, uring.Openat(tmp_path, os.O_WRONLY), errno.EISDIR)
-    fails(ring, uring.Openat(path / "below"), errno.ENOTDIR)
-    fails(ring, uring.Openat("x", dir_fd=9999), errno.EBADF)
-    fails(ring, uring.Openat(""), errno.ENOENT)
-
-
-def descriptors() -> set[str]:
-    """The open descriptors of this process."""
-    return {path.name for path in Path("/proc/self/fd").iterdir()}
+    drive.fails(uring.Openat(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY), errno.EEXIST)
+    drive.fails(uring.Openat(tmp_path, os.O_WRONLY), errno.EISDIR)
+    drive.fails(uring.Openat(path / "below"), errno.ENOTDIR)
+    drive.fails(uring.Openat("x", dir_fd=9999), errno.EBADF)
+    drive.fails(uring.Openat(""), errno.ENOENT)
 
 
 # ---- sockets ----
 
 
-def test_socket_gives_a_descriptor(ring: uring.Ring) -> None:
+def test_socket_gives_a_descriptor(drive: Any) -> None:
     """The result is a socket of the family and type asked for, closed on exec."""
     made = [
         (uring.Socket(), socket.AF_INET, socket.SOCK_STREAM),
@@ -859,7 +792,7 @@ def test_socket_gives_a_descriptor(ring: uring.Ring) -> None:
         (uring.Socket(socket.AF_UNIX), socket.AF_UNIX, socket.SOCK_STREAM),
     ]
     for op, family, kind in made:
-        fd = one(ring, op).result()
+        fd = drive.one(op).result()
         assert isinstance(fd, int)
         with socket.socket(fileno=fd) as sock:
             assert (sock.family, sock.type) == (family, kind)
@@ -867,32 +800,32 @@ def test_socket_gives_a_descriptor(ring: uring.Ring) -> None:
             assert os.get_blocking(fd)
 
 
-def test_socket_takes_nonblock_and_protocol(ring: uring.Ring) -> None:
+def test_socket_takes_nonblock_and_protocol(drive: Any) -> None:
     """SOCK_NONBLOCK and the protocol reach the kernel."""
     kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
-    fd = one(ring, uring.Socket(socket.AF_INET, kind, socket.IPPROTO_TCP)).result()
+    fd = drive.one(uring.Socket(socket.AF_INET, kind, socket.IPPROTO_TCP)).result()
     assert isinstance(fd, int)
     assert not os.get_blocking(fd)
     with socket.socket(fileno=fd) as sock:
         assert sock.proto == socket.IPPROTO_TCP
 
 
-def test_socket_fails_as_the_os_does(ring: uring.Ring) -> None:
+def test_socket_fails_as_the_os_does(drive: Any) -> None:
     """A family or a protocol that there is not is an OSError."""
-    fails(ring, uring.Socket(99), errno.EAFNOSUPPORT)
-    fails(ring, uring.Socket(socket.AF_INET, 99), errno.EINVAL)
+    drive.fails(uring.Socket(99), errno.EAFNOSUPPORT)
+    drive.fails(uring.Socket(socket.AF_INET, 99), errno.EINVAL)
 
 
-def make_descriptor(ring: uring.Ring, op: uring.Operation) -> int:
+def make_descriptor(drive: Any, op: uring.Operation) -> int:
     """Run an operation that makes a descriptor, and give that."""
-    fd = one(ring, op).result()
+    fd = drive.one(op).result()
     assert isinstance(fd, int)
     return fd
 
 
 @pytest.mark.parametrize("cloexec", [True, False, None])
 def test_descriptors_are_closed_on_exec_unless_told_otherwise(
-    ring: uring.Ring, listener: socket.socket, cloexec: bool | None
+    drive: Any, listener: socket.socket, cloexec: bool | None
 ) -> None:
     """Openat, Socket and Accept set CLOEXEC by default and with True, and not with False."""
     given: dict[str, Any] = {} if cloexec is None else {"cloexec": cloexec}
@@ -902,57 +835,59 @@ def test_descriptors_are_closed_on_exec_unless_told_otherwise(
             uring.Socket(**given),
             uring.Accept(listener, **given),
         ):
-            fd = make_descriptor(ring, op)
+            fd = make_descriptor(drive, op)
             assert os.get_inheritable(fd) is (cloexec is False)
             os.close(fd)
 
 
-def test_accept_connect_send_and_recv_talk(ring: uring.Ring, any_listener: socket.socket) -> None:
+def test_accept_connect_send_and_recv_talk(drive: Any, any_listener: socket.socket) -> None:
     """Over every family: connect is 0, accept a descriptor, send and recv are counts."""
     address = any_listener.getsockname()
     with socket.socket(any_listener.family) as client:
-        accept, connect = run(ring, uring.Accept(any_listener), uring.Connect(client, address))
+        accept, connect = drive.run(uring.Accept(any_listener), uring.Connect(client, address))
         assert connect.result() == 0
         fd = accept.result()
         assert isinstance(fd, int)
         with socket.socket(fileno=fd) as served:
             buffer = bytearray(9)
-            sent, received = run(ring, uring.Send(client, b"hello"), uring.Recv(served, buffer))
+            sent, received = drive.run(uring.Send(client, b"hello"), uring.Recv(served, buffer))
             assert (sent.result(), received.result()) == (5, 5)
             assert buffer[:5] == b"hello"
-            assert one(ring, uring.Shutdown(client, socket.SHUT_WR)).result() == 0
-            assert one(ring, uring.Recv(served, buffer)).result() == 0
+            assert drive.one(uring.Shutdown(client, socket.SHUT_WR)).result() == 0
+            assert drive.one(uring.Recv(served, buffer)).result() == 0
 
 
-def test_accept_with_address_gives_the_peer(ring: uring.Ring, any_listener: socket.socket) -> None:
+def test_accept_with_address_gives_the_peer(drive: Any, any_listener: socket.socket) -> None:
     """With `address` the result is (descriptor, address), as the socket module has it."""
     with socket.socket(any_listener.family) as client:
         if any_listener.family == socket.AF_UNIX:
             client.bind(b"\0uring-client-" + os.urandom(8))
         client.connect(any_listener.getsockname())
-        result = one(ring, uring.Accept(any_listener, address=True)).result()
+        result = drive.one(uring.Accept(any_listener, address=True)).result()
         assert isinstance(result, tuple)
         fd, address = result
         with socket.socket(fileno=fd) as served:
             assert address == client.getsockname() == served.getpeername()
 
 
-def test_accept_with_address_of_a_nameless_peer(ring: uring.Ring, tmp_path: Path) -> None:
+def test_accept_with_address_of_a_nameless_peer(drive: Any, tmp_path: Path) -> None:
     """A UNIX client that was not bound has the empty address."""
     with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
         server.bind(str(tmp_path / "s"))
         server.listen()
         client.connect(str(tmp_path / "s"))
-        result = one(ring, uring.Accept(server, address=True)).result()
+        result = drive.one(uring.Accept(server, address=True)).result()
         assert isinstance(result, tuple)
         os.close(result[0])
         assert result[1] == ""
 
 
-def test_accept_result_can_be_read_again(ring: uring.Ring, listener: socket.socket) -> None:
+def test_accept_result_can_be_read_again(
+    ring: uring.Ring, drive: Any, listener: socket.socket
+) -> None:
     """The address stays the same however often and however late the result is read."""
     with socket.create_connection(listener.getsockname()) as client:
-        cqe = one(ring, uring.Accept(listener, address=True))
+        cqe = drive.one(uring.Accept(listener, address=True))
         ring.close()
         gc.collect()
         first, again = cqe.result(), cqe.result()
@@ -979,51 +914,51 @@ def test_accept_twice_under_one_user_data_gives_both(
             assert cqe.result() in {cqe.res, (cqe.res, None)}
 
 
-def test_accept_takes_nonblock(ring: uring.Ring, listener: socket.socket) -> None:
+def test_accept_takes_nonblock(drive: Any, listener: socket.socket) -> None:
     """`accept_flags` reach the kernel."""
     with socket.create_connection(listener.getsockname()):
-        fd = make_descriptor(ring, uring.Accept(listener, accept_flags=socket.SOCK_NONBLOCK))
+        fd = make_descriptor(drive, uring.Accept(listener, accept_flags=socket.SOCK_NONBLOCK))
         assert not os.get_blocking(fd)
         os.close(fd)
 
 
 def test_accept_fails_as_the_os_does(
-    ring: uring.Ring, pipe: Pipe, pair: tuple[socket.socket, socket.socket]
+    drive: Any, pipe: Pipe, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     """What does not listen is EINVAL, what is no socket ENOTSOCK."""
-    fails(ring, uring.Accept(pair[0]), errno.EINVAL)
-    fails(ring, uring.Accept(pipe[0]), errno.ENOTSOCK)
-    fails(ring, uring.Accept(pipe[0], address=True), errno.ENOTSOCK)
+    drive.fails(uring.Accept(pair[0]), errno.EINVAL)
+    drive.fails(uring.Accept(pipe[0]), errno.ENOTSOCK)
+    drive.fails(uring.Accept(pipe[0], address=True), errno.ENOTSOCK)
 
 
 def test_connect_refused_is_connection_refused_error(
-    ring: uring.Ring, listener: socket.socket, tmp_path: Path
+    drive: Any, listener: socket.socket, tmp_path: Path
 ) -> None:
     """Nobody listening is ConnectionRefusedError, a missing path FileNotFoundError."""
     address = listener.getsockname()
     listener.close()
     with socket.socket() as client:
-        fails(ring, uring.Connect(client, address), errno.ECONNREFUSED)
+        drive.fails(uring.Connect(client, address), errno.ECONNREFUSED)
     with socket.socket(socket.AF_UNIX) as client:
-        fails(ring, uring.Connect(client, str(tmp_path / "missing")), errno.ENOENT)
+        drive.fails(uring.Connect(client, str(tmp_path / "missing")), errno.ENOENT)
 
 
 def test_send_to_a_closed_peer_is_a_broken_pipe_without_a_signal(
-    ring: uring.Ring, pair: tuple[socket.socket, socket.socket]
+    drive: Any, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     """EPIPE is BrokenPipeError, and SIGPIPE never comes."""
     seen: list[int] = []
     before = signal.signal(signal.SIGPIPE, lambda number, _frame: seen.append(number))
     try:
         pair[1].close()
-        fails(ring, uring.Send(pair[0], b"x"), errno.EPIPE)
+        drive.fails(uring.Send(pair[0], b"x"), errno.EPIPE)
     finally:
         signal.signal(signal.SIGPIPE, before)
     assert seen == []
 
 
 def test_recv_with_waitall_fills_the_buffer(
-    ring: uring.Ring, pair: tuple[socket.socket, socket.socket]
+    ring: uring.Ring, drive: Any, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     """MSG_WAITALL goes on over several messages; MSG_PEEK leaves what it read."""
     buffer = bytearray(6)
@@ -1032,102 +967,102 @@ def test_recv_with_waitall_fills_the_buffer(
     pair[1].sendall(b"abc")
     assert not ring.copy_cqes()
     pair[1].sendall(b"def")
-    assert collect(ring, [number])[0].result() == 6
+    assert drive.collect([number])[0].result() == 6
     assert buffer == b"abcdef"
     pair[1].sendall(b"xy")
-    assert one(ring, uring.Recv(pair[0], buffer, socket.MSG_PEEK)).result() == 2
+    assert drive.one(uring.Recv(pair[0], buffer, socket.MSG_PEEK)).result() == 2
     assert pair[0].recv(9) == b"xy"
 
 
-def test_recv_and_send_on_what_is_no_socket_are_enotsock(ring: uring.Ring, pipe: Pipe) -> None:
+def test_recv_and_send_on_what_is_no_socket_are_enotsock(drive: Any, pipe: Pipe) -> None:
     """ENOTSOCK for both, and for shutdown."""
-    fails(ring, uring.Recv(pipe[0], bytearray(1)), errno.ENOTSOCK)
-    fails(ring, uring.Send(pipe[1], b"x"), errno.ENOTSOCK)
-    fails(ring, uring.Shutdown(pipe[0], socket.SHUT_RD), errno.ENOTSOCK)
+    drive.fails(uring.Recv(pipe[0], bytearray(1)), errno.ENOTSOCK)
+    drive.fails(uring.Send(pipe[1], b"x"), errno.ENOTSOCK)
+    drive.fails(uring.Shutdown(pipe[0], socket.SHUT_RD), errno.ENOTSOCK)
 
 
 def test_recv_of_a_reset_connection_is_connection_reset_error(
-    ring: uring.Ring, listener: socket.socket
+    drive: Any, listener: socket.socket
 ) -> None:
     """A peer that resets gives ConnectionResetError."""
     with socket.create_connection(listener.getsockname()) as client:
         served, _ = listener.accept()
         served.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         served.close()
-        fails(ring, uring.Recv(client, bytearray(1)), errno.ECONNRESET)
+        drive.fails(uring.Recv(client, bytearray(1)), errno.ECONNRESET)
 
 
 # ---- polling ----
 
 
-def test_poll_add_gives_the_events(ring: uring.Ring, pipe: Pipe) -> None:
+def test_poll_add_gives_the_events(ring: uring.Ring, drive: Any, pipe: Pipe) -> None:
     """A ready file completes with the bits that are set, of those asked for and of HUP and ERR."""
-    assert one(ring, uring.PollAdd(pipe[1], select.POLLOUT)).result() == select.POLLOUT
+    assert drive.one(uring.PollAdd(pipe[1], select.POLLOUT)).result() == select.POLLOUT
     number = ring.queue(uring.PollAdd(pipe[0]))
     ring.submit()
     assert not ring.copy_cqes()
     os.write(pipe[1], b"x")
-    assert collect(ring, [number])[0].result() == select.POLLIN
+    assert drive.collect([number])[0].result() == select.POLLIN
     os.close(pipe[1])
-    assert one(ring, uring.PollAdd(pipe[0], 0)).result() == select.POLLHUP
+    assert drive.one(uring.PollAdd(pipe[0], 0)).result() == select.POLLHUP
 
 
-def test_poll_remove_ends_the_poll(ring: uring.Ring, pipe: Pipe) -> None:
+def test_poll_remove_ends_the_poll(ring: uring.Ring, drive: Any, pipe: Pipe) -> None:
     """The removal is 0 and the poll ECANCELED."""
     number = ring.queue(uring.PollAdd(pipe[0]))
     ring.submit()
     remove = ring.queue(uring.PollRemove(number))
     ring.submit()
-    assert [cqe.res for cqe in collect(ring, [number, remove])] == [-errno.ECANCELED, 0]
+    assert [cqe.res for cqe in drive.collect([number, remove])] == [-errno.ECANCELED, 0]
     assert ring.in_flight == 0
 
 
-def test_poll_fails_as_the_os_does(ring: uring.Ring) -> None:
+def test_poll_fails_as_the_os_does(drive: Any) -> None:
     """Removing what is not there is ENOENT, polling a closed number EBADF."""
-    error = fails(ring, uring.PollRemove(999), errno.ENOENT)
+    error = drive.fails(uring.PollRemove(999), errno.ENOENT)
     assert "nothing in flight" in error.__notes__[0]
-    fails(ring, uring.PollAdd(9999), errno.EBADF)
+    drive.fails(uring.PollAdd(9999), errno.EBADF)
 
 
 # ---- timeouts ----
 
 
-def test_timeout_over_is_no_error(ring: uring.Ring) -> None:
+def test_timeout_over_is_no_error(drive: Any) -> None:
     """The completion is ETIME, which is no error; the result is True; not before its time."""
     start = time.monotonic()
-    cqe = one(ring, uring.Timeout(0.02))
+    cqe = drive.one(uring.Timeout(0.02))
     assert time.monotonic() - start >= 0.02
     assert (cqe.res, cqe.error, cqe.result()) == (-errno.ETIME, None, True)
 
 
-def test_timeout_with_count_completes_after_so_many(ring: uring.Ring) -> None:
+def test_timeout_with_count_completes_after_so_many(drive: Any) -> None:
     """When `count` completions have come the result is 0: the time was not over."""
-    timeout, _ = run(ring, uring.Timeout(SECONDS, count=1), uring.Nop())
+    timeout, _ = drive.run(uring.Timeout(SECONDS, count=1), uring.Nop())
     assert (timeout.res, timeout.error, timeout.result()) == (0, None, False)
 
 
-def test_timeout_absolute_in_the_past_is_over(ring: uring.Ring) -> None:
+def test_timeout_absolute_in_the_past_is_over(drive: Any) -> None:
     """With ABS the time is one on the clock, by each of the clocks."""
     for clock in (TimeoutFlags(0), TimeoutFlags.BOOTTIME, TimeoutFlags.REALTIME):
         op = uring.Timeout(1, timeout_flags=TimeoutFlags.ABS | clock)
-        assert one(ring, op).result() is True
+        assert drive.one(op).result() is True
 
 
-def test_timeout_remove_ends_the_timeout(ring: uring.Ring) -> None:
+def test_timeout_remove_ends_the_timeout(ring: uring.Ring, drive: Any) -> None:
     """The removal is 0, and the timeout ECANCELED, which is no error: it was not over."""
     number = ring.queue(uring.Timeout(SECONDS))
     remove = ring.queue(uring.TimeoutRemove(number))
     ring.submit()
-    timeout, removal = collect(ring, [number, remove])
+    timeout, removal = drive.collect([number, remove])
     assert removal.result() == 0
     assert (timeout.res, timeout.error, timeout.result()) == (-errno.ECANCELED, None, False)
 
 
-def test_timeout_fails_when_it_is_wrong(ring: uring.Ring) -> None:
+def test_timeout_fails_when_it_is_wrong(drive: Any) -> None:
     """Two clocks are EINVAL, and removing what is not there ENOENT: these are errors."""
     both = TimeoutFlags.BOOTTIME | TimeoutFlags.REALTIME
-    fails(ring, uring.Timeout(1, timeout_flags=both), errno.EINVAL)
-    error = fails(ring, uring.TimeoutRemove(999), errno.ENOENT)
+    drive.fails(uring.Timeout(1, timeout_flags=both), errno.EINVAL)
+    error = drive.fails(uring.TimeoutRemove(999), errno.ENOENT)
     assert "nothing in flight" in error.__notes__[0]
 
 
@@ -1136,61 +1071,61 @@ def test_timeout_fails_when_it_is_wrong(ring: uring.Ring) -> None:
     [(TimeoutFlags(0), -errno.ECANCELED), (TimeoutFlags.ETIME_SUCCESS, 0)],
 )
 def test_timeout_in_a_chain_breaks_it_unless_it_is_success(
-    ring: uring.Ring, flags: TimeoutFlags, follower: int
+    drive: Any, flags: TimeoutFlags, follower: int
 ) -> None:
     """ETIME breaks a chain; with ETIME_SUCCESS the next one runs. The result is True in both."""
     chain = uring.link(uring.Timeout(0.001, timeout_flags=flags), uring.Nop())
-    timeout, nop = run(ring, *chain)
+    timeout, nop = drive.run(*chain)
     assert (timeout.res, timeout.result(), nop.res) == (-errno.ETIME, True, follower)
 
 
-def test_link_timeout_strikes(ring: uring.Ring, pipe: Pipe) -> None:
+def test_link_timeout_strikes(ring: uring.Ring, drive: Any, pipe: Pipe) -> None:
     """When the time is over, the operation is ECANCELED and the timeout's result True."""
     chain = uring.link(uring.Read(pipe[0], bytearray(1)), uring.LinkTimeout(0.01))
-    read, timeout = run(ring, *chain)
+    read, timeout = drive.run(*chain)
     assert read.res == -errno.ECANCELED
     assert (timeout.error, timeout.result()) == (None, True)
     assert ring.in_flight == 0
 
 
-def test_link_timeout_does_not_strike(ring: uring.Ring, pipe: Pipe) -> None:
+def test_link_timeout_does_not_strike(drive: Any, pipe: Pipe) -> None:
     """When the operation is faster, the timeout's result is False and no error."""
     os.write(pipe[1], b"x")
     chain = uring.link(uring.Read(pipe[0], bytearray(1)), uring.LinkTimeout(SECONDS))
-    read, timeout = run(ring, *chain)
+    read, timeout = drive.run(*chain)
     assert read.result() == 1
     assert (timeout.error, timeout.result()) == (None, False)
 
 
-def test_link_timeout_alone_is_einval(ring: uring.Ring) -> None:
+def test_link_timeout_alone_is_einval(drive: Any) -> None:
     """Not linked behind anything, it is EINVAL."""
-    fails(ring, uring.LinkTimeout(1), errno.EINVAL)
+    drive.fails(uring.LinkTimeout(1), errno.EINVAL)
 
 
 # ---- chains and order ----
 
 
 @pytest.mark.parametrize(("chain", "follower"), [(uring.link, -125), (uring.hardlink, 0)])
-def test_chain_after_a_short_read(ring: uring.Ring, file: int, chain: Any, follower: int) -> None:
+def test_chain_after_a_short_read(drive: Any, file: int, chain: Any, follower: int) -> None:
     """A short read cancels what is linked behind it, and not what is hard-linked."""
-    read, nop = run(ring, *chain(uring.Read(file, bytearray(4096)), uring.Nop()))
+    read, nop = drive.run(*chain(uring.Read(file, bytearray(4096)), uring.Nop()))
     assert (read.result(), nop.res) == (10, follower)
 
 
 @pytest.mark.parametrize(("chain", "follower"), [(uring.link, -125), (uring.hardlink, 0)])
-def test_chain_after_a_failure(ring: uring.Ring, chain: Any, follower: int) -> None:
+def test_chain_after_a_failure(drive: Any, chain: Any, follower: int) -> None:
     """A failure cancels all that is linked behind it, and nothing that is hard-linked."""
-    cqes = run(ring, *chain(uring.Fsync(9999), uring.Nop(), uring.Nop()))
+    cqes = drive.run(*chain(uring.Fsync(9999), uring.Nop(), uring.Nop()))
     assert [cqe.res for cqe in cqes] == [-errno.EBADF, follower, follower]
 
 
-def test_chain_runs_in_order(ring: uring.Ring, file: int) -> None:
+def test_chain_runs_in_order(drive: Any, file: int) -> None:
     """A linked write, sync and read see each other's effect."""
     buffer = bytearray(4)
     chain = uring.link(
         uring.Write(file, b"abcd"), uring.Fsync(file, datasync=True), uring.Read(file, buffer)
     )
-    assert [cqe.result() for cqe in run(ring, *chain)] == [4, 0, 4]
+    assert [cqe.result() for cqe in drive.run(*chain)] == [4, 0, 4]
     assert buffer == b"abcd"
 
 

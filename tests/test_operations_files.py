@@ -7,8 +7,7 @@ import mmap
 import os
 import struct
 import weakref
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, Final
 
 import pytest
@@ -29,41 +28,6 @@ _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 Ends = tuple[int, int]
 
 
-def run(ring: uring.Ring, *ops: Any) -> list[uring.CQE]:
-    """Submit the operations and give the completion of each, in their order."""
-    numbers = ring.queue_all(ops)
-    ring.submit()
-    return collect(ring, numbers)
-
-
-def collect(ring: uring.Ring, numbers: list[int]) -> list[uring.CQE]:
-    """Give the completion of each number, in the order of the numbers."""
-    found: dict[int, uring.CQE] = {}
-    while len(found) < len(numbers):
-        found |= {cqe.user_data: cqe for cqe in ring.copy_cqes(wait_nr=1, timeout=SECONDS)}
-        assert found, "nothing completed"
-    return [found[number] for number in numbers]
-
-
-def one(ring: uring.Ring, op: uring.Operation | SQE) -> uring.CQE:
-    """Run one operation, which leaves nothing in flight."""
-    (cqe,) = run(ring, op)
-    assert ring.in_flight == 0
-    return cqe
-
-
-def fails(ring: uring.Ring, op: uring.Operation, number: int) -> OSError:
-    """Run an operation that fails with the errno; give its error, which names the operation."""
-    cqe = one(ring, op)
-    assert cqe.res == -number
-    error = cqe.error
-    assert error is not None
-    assert type(error) is type(OSError(number, ""))
-    assert error.errno == number
-    assert error.__notes__[0].startswith(f"in {op!r}")
-    return error
-
-
 def encoded(op: uring.Operation) -> tuple[SQE, Any]:
     """The record of an operation, and what keeps the memory that it points to."""
     record, pins = op._encode()
@@ -78,11 +42,6 @@ def address_of(buffer: Any) -> int:
 def vectors(address: int, count: int) -> list[tuple[int, int]]:
     """Read an array of struct iovec."""
     return list(struct.iter_unpack("NN", ctypes.string_at(address, 16 * count)))
-
-
-def descriptors() -> set[str]:
-    """The open descriptors of this process."""
-    return {path.name for path in Path("/proc/self/fd").iterdir()}
 
 
 class Wrapper:
@@ -103,16 +62,6 @@ class SomeGroup:
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Iterator[int]:
-    """Give the descriptor of a file of ten bytes."""
-    path = tmp_path / "file"
-    path.write_bytes(b"0123456789")
-    fd = os.open(path, os.O_RDWR)
-    yield fd
-    os.close(fd)
-
-
-@pytest.fixture
 def memory(ring: uring.Ring) -> memoryview:
     """Give four pages, the ring's registered buffer REGISTERED; those before it are empty."""
     view = memoryview(mmap.mmap(-1, 4 * PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
@@ -124,13 +73,13 @@ def memory(ring: uring.Ring) -> memoryview:
 
 
 @pytest.fixture
-def provided(ring: uring.Ring) -> bytearray:
+def provided(drive: Any) -> bytearray:
     """Give the memory of GROUP, which has four buffers of eight bytes."""
     buffers = bytearray(32)
     provide = SQE(
         Opcode.PROVIDE_BUFFERS, fd=4, addr=address_of(buffers), len=8, buf_index=GROUP, user_data=1
     )
-    assert one(ring, provide).res == 0
+    assert drive.one(provide).res == 0
     return buffers
 
 
@@ -418,85 +367,85 @@ def test_fixed_without_an_index_says_what_to_do(kind: Any) -> None:
 # ---- registered buffers ----
 
 
-def test_fixed_read_and_write_move_bytes(ring: uring.Ring, file: int, memory: memoryview) -> None:
+def test_fixed_read_and_write_move_bytes(drive: Any, file: int, memory: memoryview) -> None:
     """They read into and write from the registered memory, at the offset."""
     read = uring.ReadFixed(file, memory[100:104], 3, buf_index=REGISTERED)
-    assert one(ring, read).result() == 4
+    assert drive.one(read).result() == 4
     assert memory[100:104] == b"3456"
     part = FixedBuffer(memory, REGISTERED)[101:103]
-    assert one(ring, uring.WriteFixed(file, part, 8)).result() == 2
+    assert drive.one(uring.WriteFixed(file, part, 8)).result() == 2
     assert os.pread(file, 100, 0) == b"0123456745"
-    assert one(ring, uring.ReadFixed(file, part, 10)).result() == 0
+    assert drive.one(uring.ReadFixed(file, part, 10)).result() == 0
 
 
 def test_vectored_fixed_read_and_write_move_bytes(
-    ring: uring.Ring, file: int, memory: memoryview
+    drive: Any, file: int, memory: memoryview
 ) -> None:
     """Parts are filled and written in order; without any, nothing moves."""
     whole = FixedBuffer(memory, REGISTERED)
     parts = [whole[PAGE - 2 : PAGE + 1], whole[:0], whole[:4]]
-    assert one(ring, uring.ReadvFixed(file, parts, 1)).result() == 7
+    assert drive.one(uring.ReadvFixed(file, parts, 1)).result() == 7
     assert bytes(memory[PAGE - 2 : PAGE + 1]) + bytes(memory[:4]) == b"1234567"
-    assert one(ring, uring.WritevFixed(file, parts[::-1], 0)).result() == 7
+    assert drive.one(uring.WritevFixed(file, parts[::-1], 0)).result() == 7
     assert os.pread(file, 100, 0) == b"4567123789"
     for nothing in ([], [whole[:0], whole[:0]]):
         op = uring.ReadvFixed(file, nothing, buf_index=REGISTERED)
-        assert one(ring, op).result() == 0
+        assert drive.one(op).result() == 0
 
 
 def test_fixed_with_offset_minus_one_moves_the_position(
-    ring: uring.Ring, file: int, memory: memoryview
+    drive: Any, file: int, memory: memoryview
 ) -> None:
     """The file's own position is used and moved."""
     part = FixedBuffer(memory, REGISTERED)[:4]
     os.lseek(file, 2, os.SEEK_SET)
-    assert one(ring, uring.ReadFixed(file, part, -1)).result() == 4
-    assert one(ring, uring.WritevFixed(file, [part[:2]], -1)).result() == 2
+    assert drive.one(uring.ReadFixed(file, part, -1)).result() == 4
+    assert drive.one(uring.WritevFixed(file, [part[:2]], -1)).result() == 2
     assert os.lseek(file, 0, os.SEEK_CUR) == 8
     assert os.pread(file, 100, 0) == b"0123452389"
 
 
 @pytest.mark.parametrize("kind", [uring.ReadFixed, uring.WriteFixed])
 def test_fixed_takes_flags_and_a_registered_file(
-    ring: uring.Ring, file: int, memory: memoryview, kind: Any
+    ring: uring.Ring, drive: Any, file: int, memory: memoryview, kind: Any
 ) -> None:
     """`rw_flags` and `ioprio` reach the kernel, and Fixed(i) is a file."""
     ring.register_files([-1, file])
     part = FixedBuffer(memory, REGISTERED)[:4]
     vectored = uring.ReadvFixed if kind is uring.ReadFixed else uring.WritevFixed
     best_effort = 2 << 13 | 4
-    assert one(ring, kind(Fixed(1), part, ioprio=best_effort)).result() == 4
-    assert one(ring, vectored(Fixed(1), [part], ioprio=best_effort)).result() == 4
+    assert drive.one(kind(Fixed(1), part, ioprio=best_effort)).result() == 4
+    assert drive.one(vectored(Fixed(1), [part], ioprio=best_effort)).result() == 4
     for op in (kind(file, part, rw_flags=1 << 30), vectored(file, [part], rw_flags=1 << 30)):
-        fails(ring, op, errno.EOPNOTSUPP)
+        drive.fails(op, errno.EOPNOTSUPP)
     for op in (kind(file, part, ioprio=7 << 13), vectored(file, [part], ioprio=7 << 13)):
-        fails(ring, op, errno.EINVAL)
-    fails(ring, kind(Fixed(0), part), errno.EBADF)
+        drive.fails(op, errno.EINVAL)
+    drive.fails(kind(Fixed(0), part), errno.EBADF)
 
 
 def test_fixed_outside_of_the_registered_buffer_is_efault(
-    ring: uring.Ring, file: int, memory: memoryview
+    drive: Any, file: int, memory: memoryview
 ) -> None:
     """Other memory, a wrong index and an index out of range are EFAULT."""
     assert len(memory) == 4 * PAGE
     other = bytearray(4)
-    fails(ring, uring.ReadFixed(file, other, buf_index=REGISTERED), errno.EFAULT)
-    fails(ring, uring.WriteFixed(file, other, buf_index=REGISTERED), errno.EFAULT)
-    fails(ring, uring.ReadvFixed(file, [other], buf_index=REGISTERED), errno.EFAULT)
-    fails(ring, uring.WritevFixed(file, [other], buf_index=REGISTERED), errno.EFAULT)
-    fails(ring, uring.ReadFixed(file, memory[:4], buf_index=0), errno.EFAULT)
-    fails(ring, uring.ReadvFixed(file, [memory[:4]], buf_index=9), errno.EFAULT)
+    drive.fails(uring.ReadFixed(file, other, buf_index=REGISTERED), errno.EFAULT)
+    drive.fails(uring.WriteFixed(file, other, buf_index=REGISTERED), errno.EFAULT)
+    drive.fails(uring.ReadvFixed(file, [other], buf_index=REGISTERED), errno.EFAULT)
+    drive.fails(uring.WritevFixed(file, [other], buf_index=REGISTERED), errno.EFAULT)
+    drive.fails(uring.ReadFixed(file, memory[:4], buf_index=0), errno.EFAULT)
+    drive.fails(uring.ReadvFixed(file, [memory[:4]], buf_index=9), errno.EFAULT)
     assert other == bytes(4)
 
 
-def test_fixed_without_registered_buffers_is_efault(ring: uring.Ring, file: int) -> None:
+def test_fixed_without_registered_buffers_is_efault(drive: Any, file: int) -> None:
     """When nothing is registered, every index is wrong."""
-    fails(ring, uring.ReadFixed(file, bytearray(4), buf_index=0), errno.EFAULT)
+    drive.fails(uring.ReadFixed(file, bytearray(4), buf_index=0), errno.EFAULT)
 
 
 @pytest.mark.parametrize("kind", [uring.ReadFixed, uring.ReadvFixed])
 def test_fixed_keeps_the_memory_while_in_flight(
-    ring: uring.Ring, pipe: Ends, memory: memoryview, kind: Any
+    ring: uring.Ring, drive: Any, pipe: Ends, memory: memoryview, kind: Any
 ) -> None:
     """A part that nobody else holds any more is filled, and its mmap cannot be closed before."""
     mapping = memory.obj
@@ -511,13 +460,13 @@ def test_fixed_keeps_the_memory_while_in_flight(
     with pytest.raises(BufferError):
         mapping.close()
     os.write(pipe[1], b"abcd")
-    assert collect(ring, [number])[0].result() == 4
+    assert drive.collect([number])[0].result() == 4
     assert mapping[:4] == b"abcd"
 
 
-def test_writev_with_a_write_stream_is_written(ring: uring.Ring, file: int) -> None:
+def test_writev_with_a_write_stream_is_written(drive: Any, file: int) -> None:
     """A file that has no streams takes no notice of the number."""
-    assert one(ring, uring.Writev(file, [b"ab", b"c"], 1, write_stream=1)).result() == 3
+    assert drive.one(uring.Writev(file, [b"ab", b"c"], 1, write_stream=1)).result() == 3
     assert os.pread(file, 5, 0) == b"0abc4"
 
 
@@ -525,42 +474,42 @@ def test_writev_with_a_write_stream_is_written(ring: uring.Ring, file: int) -> N
 
 
 def test_read_select_reads_into_a_buffer_of_the_group(
-    ring: uring.Ring, file: int, provided: bytearray
+    drive: Any, file: int, provided: bytearray
 ) -> None:
     """At most `length` bytes, at most the buffer, in the buffer that the completion names."""
     expected = {0: b"01234567", 3: b"012", 100: b"01234567"}
     for length, content in expected.items():
-        cqe = one(ring, uring.ReadSelect(file, GROUP, length=length))
+        cqe = drive.one(uring.ReadSelect(file, GROUP, length=length))
         assert cqe.result() == len(content)
         assert cqe.buffer_id is not None
         assert bytes(provided[8 * cqe.buffer_id :][: len(content)]) == content
-    last = one(ring, uring.ReadSelect(file, SomeGroup(), offset=9))
+    last = drive.one(uring.ReadSelect(file, SomeGroup(), offset=9))
     assert (last.result(), last.buffer_id) == (1, 3)
-    error = fails(ring, uring.ReadSelect(file, GROUP), errno.ENOBUFS)
+    error = drive.fails(uring.ReadSelect(file, GROUP), errno.ENOBUFS)
     assert error.filename is None
 
 
 def test_read_select_at_the_end_of_a_file_and_of_a_pipe(
-    ring: uring.Ring, file: int, pipe: Ends, provided: bytearray
+    drive: Any, file: int, pipe: Ends, provided: bytearray
 ) -> None:
     """The end is 0, and takes a buffer, on a file as on a pipe."""
     assert len(provided) == 32
-    at_end = one(ring, uring.ReadSelect(file, GROUP, offset=10))
+    at_end = drive.one(uring.ReadSelect(file, GROUP, offset=10))
     assert (at_end.result(), at_end.buffer_id) == (0, 0)
     os.close(pipe[1])
-    at_end = one(ring, uring.ReadSelect(pipe[0], GROUP))
+    at_end = drive.one(uring.ReadSelect(pipe[0], GROUP))
     assert (at_end.result(), at_end.buffer_id) == (0, 1)
 
 
 def test_read_select_with_a_registered_file_and_a_wrong_group(
-    ring: uring.Ring, file: int, provided: bytearray
+    ring: uring.Ring, drive: Any, file: int, provided: bytearray
 ) -> None:
     """Fixed(i) is a file; a group that is not there is ENOBUFS, a closed file EBADF."""
     assert len(provided) == 32
     ring.register_files([file])
-    assert one(ring, uring.ReadSelect(Fixed(0), GROUP)).result() == 8
-    fails(ring, uring.ReadSelect(file, GROUP + 1), errno.ENOBUFS)
-    fails(ring, uring.ReadSelect(9999, GROUP), errno.EBADF)
+    assert drive.one(uring.ReadSelect(Fixed(0), GROUP)).result() == 8
+    drive.fails(uring.ReadSelect(file, GROUP + 1), errno.ENOBUFS)
+    drive.fails(uring.ReadSelect(9999, GROUP), errno.EBADF)
 
 
 def test_read_multishot_reads_until_the_end(
@@ -599,12 +548,12 @@ def test_read_multishot_ends_when_the_group_is_empty(
 
 
 def test_read_multishot_takes_no_length_and_no_file_of_a_disk(
-    ring: uring.Ring, pipe: Ends, file: int, provided: bytearray
+    ring: uring.Ring, drive: Any, pipe: Ends, file: int, provided: bytearray
 ) -> None:
     """This kernel refuses a length; what cannot be polled is EBADFD; SomeGroup() is a group."""
     assert len(provided) == 32
-    fails(ring, uring.ReadMultishot(pipe[0], GROUP, length=4), errno.EINVAL)
-    fails(ring, uring.ReadMultishot(file, SomeGroup()), errno.EBADFD)
+    drive.fails(uring.ReadMultishot(pipe[0], GROUP, length=4), errno.EINVAL)
+    drive.fails(uring.ReadMultishot(file, SomeGroup()), errno.EBADFD)
     ring.register_files([pipe[0]])
     os.write(pipe[1], b"x")
     os.close(pipe[1])
@@ -615,13 +564,13 @@ def test_read_multishot_takes_no_length_and_no_file_of_a_disk(
 
 @pytest.mark.parametrize("kind", [uring.ReadSelect, uring.ReadMultishot])
 def test_the_end_of_a_pipe_is_an_empty_lease(
-    ring: uring.Ring, pipe: Ends, kind: type[uring.ReadSelect | uring.ReadMultishot]
+    ring: uring.Ring, drive: Any, pipe: Ends, kind: type[uring.ReadSelect | uring.ReadMultishot]
 ) -> None:
     """As the end of a stream is for a receive, so that a loop may treat every result alike."""
     os.close(pipe[1])
     with (
         ring.register_buffer_ring(2, size=16) as group,
-        one(ring, kind(pipe[0], group)).result() as end,
+        drive.one(kind(pipe[0], group)).result() as end,
     ):
         assert isinstance(end, uring.Lease)
         assert bytes(end) == b""
@@ -647,7 +596,7 @@ def test_read_into_a_group_gives_the_lease_when_there_is_one(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", [uring.ReadSelect, uring.ReadMultishot])
 def test_read_into_a_group_keeps_the_group_while_in_flight(
-    ring: uring.Ring, pipe: Ends, kind: Any
+    ring: uring.Ring, drive: Any, pipe: Ends, kind: Any
 ) -> None:
     """The object lives until the completion was copied out, and no longer."""
     group = SomeGroup()
@@ -658,7 +607,7 @@ def test_read_into_a_group_keeps_the_group_while_in_flight(
     gc.collect()
     assert alive() is not None
     os.close(pipe[1])
-    assert collect(ring, [number])[0].res in {0, -errno.ENOBUFS}
+    assert drive.collect([number])[0].res in {0, -errno.ENOBUFS}
     gc.collect()
     assert alive() is None
 
@@ -678,68 +627,68 @@ def test_read_into_a_group_keeps_the_group_while_in_flight(
     ],
 )
 def test_operation_on_a_file_succeeds_and_fails_as_the_os_does(
-    ring: uring.Ring, file: int, make: Any
+    ring: uring.Ring, drive: Any, file: int, make: Any
 ) -> None:
     """0 on a file and on a registered one; EBADF on a closed number and on an empty slot."""
     ring.register_files([file, -1])
     for fd in (file, Wrapper(file), Fixed(0)):
-        assert one(ring, make(fd)).result() == 0
-    fails(ring, make(9999), errno.EBADF)
-    fails(ring, make(Fixed(1)), errno.EBADF)
+        assert drive.one(make(fd)).result() == 0
+    drive.fails(make(9999), errno.EBADF)
+    drive.fails(make(Fixed(1)), errno.EBADF)
 
 
 def test_sync_file_range_refuses_a_pipe_and_unknown_flags(
-    ring: uring.Ring, file: int, pipe: Ends
+    drive: Any, file: int, pipe: Ends
 ) -> None:
     """A pipe is ESPIPE, a flag that there is not EINVAL; every combination of the three is 0."""
-    fails(ring, uring.SyncFileRange(pipe[0]), errno.ESPIPE)
+    drive.fails(uring.SyncFileRange(pipe[0]), errno.ESPIPE)
     wrong = uring.SyncFileRange(file, sync_range_flags=SyncFileRangeFlags(8))
-    fails(ring, wrong, errno.EINVAL)
+    drive.fails(wrong, errno.EINVAL)
     for flags in range(8):
         op = uring.SyncFileRange(file, sync_range_flags=SyncFileRangeFlags(flags))
-        assert one(ring, op).result() == 0
+        assert drive.one(op).result() == 0
 
 
-def test_fallocate_allocates_punches_and_keeps_the_size(ring: uring.Ring, file: int) -> None:
+def test_fallocate_allocates_punches_and_keeps_the_size(drive: Any, file: int) -> None:
     """Without a mode the file grows; with KEEP_SIZE it does not; PUNCH_HOLE leaves zeros."""
-    assert one(ring, uring.Fallocate(file, offset=5, length=10)).result() == 0
+    assert drive.one(uring.Fallocate(file, offset=5, length=10)).result() == 0
     assert os.fstat(file).st_size == 15
     keep = FallocateFlags.KEEP_SIZE
-    assert one(ring, uring.Fallocate(file, offset=0, length=10**6, mode=keep)).result() == 0
+    assert drive.one(uring.Fallocate(file, offset=0, length=10**6, mode=keep)).result() == 0
     assert os.fstat(file).st_size == 15
     assert os.fstat(file).st_blocks * 512 >= 10**6
     punch = FallocateFlags.PUNCH_HOLE | keep
-    assert one(ring, uring.Fallocate(file, offset=2, length=3, mode=punch)).result() == 0
+    assert drive.one(uring.Fallocate(file, offset=2, length=3, mode=punch)).result() == 0
     assert os.pread(file, 10, 0) == b"01\0\0\x0056789"
 
 
-def test_fallocate_fails_as_the_os_does(ring: uring.Ring, file: int, pipe: Ends) -> None:
+def test_fallocate_fails_as_the_os_does(drive: Any, file: int, pipe: Ends) -> None:
     """No length and a hole that changes the size are refused, and so is a pipe."""
-    fails(ring, uring.Fallocate(file, length=0), errno.EINVAL)
-    fails(ring, uring.Fallocate(file, length=2**63), errno.EINVAL)
+    drive.fails(uring.Fallocate(file, length=0), errno.EINVAL)
+    drive.fails(uring.Fallocate(file, length=2**63), errno.EINVAL)
     punch = uring.Fallocate(file, length=1, mode=FallocateFlags.PUNCH_HOLE)
-    fails(ring, punch, errno.EOPNOTSUPP)
-    fails(ring, uring.Fallocate(pipe[1], length=1), errno.ESPIPE)
+    drive.fails(punch, errno.EOPNOTSUPP)
+    drive.fails(uring.Fallocate(pipe[1], length=1), errno.ESPIPE)
 
 
-def test_ftruncate_sets_the_size(ring: uring.Ring, file: int, pipe: Ends) -> None:
+def test_ftruncate_sets_the_size(drive: Any, file: int, pipe: Ends) -> None:
     """Shorter, then longer with zeros; a size over 63 bits and a pipe are EINVAL."""
-    assert one(ring, uring.Ftruncate(file, 3)).result() == 0
-    assert one(ring, uring.Ftruncate(file, 5)).result() == 0
+    assert drive.one(uring.Ftruncate(file, 3)).result() == 0
+    assert drive.one(uring.Ftruncate(file, 5)).result() == 0
     assert os.pread(file, 10, 0) == b"012\0\0"
-    fails(ring, uring.Ftruncate(file, 2**63), errno.EINVAL)
-    fails(ring, uring.Ftruncate(pipe[1], 0), errno.EINVAL)
+    drive.fails(uring.Ftruncate(file, 2**63), errno.EINVAL)
+    drive.fails(uring.Ftruncate(pipe[1], 0), errno.EINVAL)
 
 
-def test_fadvise_takes_every_advice_and_length(ring: uring.Ring, file: int, pipe: Ends) -> None:
+def test_fadvise_takes_every_advice_and_length(drive: Any, file: int, pipe: Ends) -> None:
     """Each of the six is taken, over any length; others are EINVAL, a pipe ESPIPE."""
     advices = [getattr(os, name) for name in dir(os) if name.startswith("POSIX_FADV_")]
     assert len(advices) == 6
     for advice in advices:
         for length in (0, 5, 2**32, 2**62):
-            assert one(ring, uring.Fadvise(file, advice, length=length)).result() == 0
-    fails(ring, uring.Fadvise(file, 99), errno.EINVAL)
-    fails(ring, uring.Fadvise(pipe[0], 0), errno.ESPIPE)
+            assert drive.one(uring.Fadvise(file, advice, length=length)).result() == 0
+    drive.fails(uring.Fadvise(file, 99), errno.EINVAL)
+    drive.fails(uring.Fadvise(pipe[0], 0), errno.ESPIPE)
 
 
 def private(pages: int) -> mmap.mmap:
@@ -750,33 +699,31 @@ def private(pages: int) -> mmap.mmap:
 
 
 @pytest.mark.parametrize("advice", MadviseAdvice, ids=repr)
-def test_madvise_takes_every_advice(ring: uring.Ring, advice: MadviseAdvice) -> None:
+def test_madvise_takes_every_advice(drive: Any, advice: MadviseAdvice) -> None:
     """Each is 0 on private pages, or what madvise(2) itself answers there."""
     memory = private(2)
     libc_says = _LIBC.madvise(ctypes.c_void_p(address_of(memory)), len(memory), int(advice))
     expected = 0 if libc_says == 0 else -ctypes.get_errno()
-    assert one(ring, uring.Madvise(private(2), advice)).res == expected
+    assert drive.one(uring.Madvise(private(2), advice)).res == expected
 
 
 @pytest.mark.parametrize("advice", [MadviseAdvice.DONTNEED, MadviseAdvice.DONTNEED_LOCKED])
-def test_madvise_dontneed_zeroes_the_pages_and_no_other(
-    ring: uring.Ring, advice: MadviseAdvice
-) -> None:
+def test_madvise_dontneed_zeroes_the_pages_and_no_other(drive: Any, advice: MadviseAdvice) -> None:
     """What is in the buffer reads as zeros, and the pages around it are as they were."""
     memory = private(4)
     middle = memoryview(memory)[PAGE : 3 * PAGE]
-    assert one(ring, uring.Madvise(middle, advice)).result() == 0
+    assert drive.one(uring.Madvise(middle, advice)).result() == 0
     assert memory[:PAGE] == memory[3 * PAGE :] == b"x" * PAGE
     assert middle == bytes(2 * PAGE)
 
 
-def test_madvise_remove_zeroes_shared_memory(ring: uring.Ring) -> None:
+def test_madvise_remove_zeroes_shared_memory(drive: Any) -> None:
     """REMOVE frees shared pages, and is EINVAL on private ones."""
     memory = mmap.mmap(-1, PAGE)
     memory[:] = b"x" * PAGE
-    assert one(ring, uring.Madvise(memory, mmap.MADV_REMOVE)).result() == 0
+    assert drive.one(uring.Madvise(memory, mmap.MADV_REMOVE)).result() == 0
     assert memory[:] == bytes(PAGE)
-    fails(ring, uring.Madvise(private(1), mmap.MADV_REMOVE), errno.EINVAL)
+    drive.fails(uring.Madvise(private(1), mmap.MADV_REMOVE), errno.EINVAL)
 
 
 DESTROYING: Final = [
@@ -822,10 +769,10 @@ def test_madvise_wipeonfork_takes_nothing_but_an_mmap() -> None:
     uring.Madvise(memoryview(private(2))[PAGE:], MadviseAdvice.WIPEONFORK).sqe()
 
 
-def test_madvise_wipeonfork_wipes_in_a_child(ring: uring.Ring) -> None:
+def test_madvise_wipeonfork_wipes_in_a_child(drive: Any) -> None:
     """A child has zeros where its parent keeps what is there."""
     memory = private(1)
-    assert one(ring, uring.Madvise(memory, MadviseAdvice.WIPEONFORK)).result() == 0
+    assert drive.one(uring.Madvise(memory, MadviseAdvice.WIPEONFORK)).result() == 0
     child = os.fork()
     if not child:
         os._exit(memory[:] == bytes(PAGE))
@@ -833,14 +780,14 @@ def test_madvise_wipeonfork_wipes_in_a_child(ring: uring.Ring) -> None:
     assert memory[:] == b"x" * PAGE
 
 
-def test_madvise_harmless_takes_any_memory_and_fails_as_the_os_does(ring: uring.Ring) -> None:
+def test_madvise_harmless_takes_any_memory_and_fails_as_the_os_does(drive: Any) -> None:
     """Read-only memory and parts of pages are taken; an odd beginning is EINVAL."""
     view = memoryview(private(2))
-    assert one(ring, uring.Madvise(view[: PAGE + 1].toreadonly(), mmap.MADV_RANDOM)).result() == 0
-    fails(ring, uring.Madvise(view[1:], mmap.MADV_RANDOM), errno.EINVAL)
+    assert drive.one(uring.Madvise(view[: PAGE + 1].toreadonly(), mmap.MADV_RANDOM)).result() == 0
+    drive.fails(uring.Madvise(view[1:], mmap.MADV_RANDOM), errno.EINVAL)
 
 
-def test_madvise_keeps_the_memory_while_in_flight(ring: uring.Ring, pipe: Ends) -> None:
+def test_madvise_keeps_the_memory_while_in_flight(ring: uring.Ring, drive: Any, pipe: Ends) -> None:
     """Until its completion the mmap cannot be closed, whoever has dropped the operation."""
     memory = private(1)
     chain = uring.link(
@@ -853,7 +800,7 @@ def test_madvise_keeps_the_memory_while_in_flight(ring: uring.Ring, pipe: Ends) 
     with pytest.raises(BufferError):
         memory.close()
     os.write(pipe[1], b"x")
-    assert [cqe.result() for cqe in collect(ring, numbers)] == [1, 0]
+    assert [cqe.result() for cqe in drive.collect(numbers)] == [1, 0]
     assert memory[:] == bytes(PAGE)
     memory.close()
 
@@ -861,9 +808,9 @@ def test_madvise_keeps_the_memory_while_in_flight(ring: uring.Ring, pipe: Ends) 
 # ---- pipes ----
 
 
-def test_pipe_gives_two_descriptors(ring: uring.Ring) -> None:
+def test_pipe_gives_two_descriptors(drive: Any) -> None:
     """The result is the end to read from and the end to write to, closed on exec."""
-    cqe = one(ring, uring.Pipe())
+    cqe = drive.one(uring.Pipe())
     assert cqe.res == 0
     read, write = cqe.result()
     assert cqe.result() == (read, write)
@@ -875,10 +822,10 @@ def test_pipe_gives_two_descriptors(ring: uring.Ring) -> None:
         os.close(fd)
 
 
-def test_pipe_takes_flags(ring: uring.Ring) -> None:
+def test_pipe_takes_flags(drive: Any) -> None:
     """O_NONBLOCK and O_DIRECT reach the kernel; `cloexec` can be turned off."""
     op = uring.Pipe(os.O_NONBLOCK | os.O_DIRECT, cloexec=False)
-    read, write = one(ring, op).result()
+    read, write = drive.one(op).result()
     assert os.get_inheritable(read)
     assert not os.get_blocking(write)
     os.write(write, b"ab")
@@ -888,51 +835,53 @@ def test_pipe_takes_flags(ring: uring.Ring) -> None:
     os.close(write)
 
 
-def test_pipe_fails_as_the_os_does(ring: uring.Ring) -> None:
+def test_pipe_fails_as_the_os_does(descriptors: Callable[[], set[str]], drive: Any) -> None:
     """A flag that pipes lack is EINVAL, and no descriptor is left."""
     before = descriptors()
-    fails(ring, uring.Pipe(os.O_APPEND), errno.EINVAL)
+    drive.fails(uring.Pipe(os.O_APPEND), errno.EINVAL)
     assert descriptors() == before
 
 
-def test_pipe_in_slots_gives_registered_files(ring: uring.Ring) -> None:
+def test_pipe_in_slots_gives_registered_files(
+    ring: uring.Ring, descriptors: Callable[[], set[str]], drive: Any
+) -> None:
     """With a slot that and the next are filled, whatever they held; no descriptor is made."""
     ring.register_files([-1] * 4)
     before = descriptors()
     for _ in range(2):
-        cqe = one(ring, uring.Pipe(slot=Fixed(1)))
+        cqe = drive.one(uring.Pipe(slot=Fixed(1)))
         assert cqe.result() == (Fixed(1), Fixed(2))
         read, write = cqe.result()
-        assert one(ring, uring.Write(write, b"hello")).result() == 5
+        assert drive.one(uring.Write(write, b"hello")).result() == 5
         buffer = bytearray(9)
-        assert one(ring, uring.Read(read, buffer)).result() == 5
+        assert drive.one(uring.Read(read, buffer)).result() == 5
         assert buffer[:5] == b"hello"
     assert descriptors() == before
 
 
-def test_pipe_in_slots_that_the_kernel_picks(ring: uring.Ring) -> None:
+def test_pipe_in_slots_that_the_kernel_picks(ring: uring.Ring, drive: Any) -> None:
     """With AUTO the result names two slots that were free; with one left, ENFILE, and it stays."""
     ring.register_files([-1] * 3)
-    read, write = one(ring, uring.Pipe(slot=AUTO)).result()
+    read, write = drive.one(uring.Pipe(slot=AUTO)).result()
     assert {type(read), type(write)} == {Fixed}
     assert {read.index, write.index} < {0, 1, 2}
-    assert one(ring, uring.Write(write, b"hello")).result() == 5
-    assert one(ring, uring.Read(read, bytearray(9))).result() == 5
-    fails(ring, uring.Pipe(slot=AUTO), errno.ENFILE)
+    assert drive.one(uring.Write(write, b"hello")).result() == 5
+    assert drive.one(uring.Read(read, bytearray(9))).result() == 5
+    drive.fails(uring.Pipe(slot=AUTO), errno.ENFILE)
     (left,) = {0, 1, 2} - {read.index, write.index}
-    fails(ring, uring.Close(Fixed(left)), errno.EBADF)
-    assert one(ring, uring.Close(write)).result() == 0
-    assert one(ring, uring.Read(read, bytearray(9))).result() == 0
+    drive.fails(uring.Close(Fixed(left)), errno.EBADF)
+    assert drive.one(uring.Close(write)).result() == 0
+    assert drive.one(uring.Read(read, bytearray(9))).result() == 0
 
 
-def test_pipe_in_slots_fails_as_the_os_does(ring: uring.Ring) -> None:
+def test_pipe_in_slots_fails_as_the_os_does(ring: uring.Ring, drive: Any) -> None:
     """Out of range and O_CLOEXEC are EINVAL; the last slot has no next one; no slot is changed."""
     ring.register_files([-1] * 2)
-    fails(ring, uring.Pipe(slot=Fixed(2)), errno.EINVAL)
-    fails(ring, uring.Pipe(slot=Fixed(1)), errno.EINVAL)
-    fails(ring, uring.Pipe(os.O_CLOEXEC, slot=Fixed(0)), errno.EINVAL)
+    drive.fails(uring.Pipe(slot=Fixed(2)), errno.EINVAL)
+    drive.fails(uring.Pipe(slot=Fixed(1)), errno.EINVAL)
+    drive.fails(uring.Pipe(os.O_CLOEXEC, slot=Fixed(0)), errno.EINVAL)
     for index in range(2):
-        fails(ring, uring.Close(Fixed(index)), errno.EBADF)
+        drive.fails(uring.Close(Fixed(index)), errno.EBADF)
 
 
 def test_pipe_cannot_share_its_user_data(ring: uring.Ring, pipe: Ends) -> None:
@@ -954,7 +903,9 @@ def test_pipe_without_its_memory_gives_no_result() -> None:
     assert list(uring.Pipe()._descriptors(0, None, 0)) == []
 
 
-def test_pipe_that_nobody_collects_is_closed_with_the_ring(ring_refusal: str) -> None:
+def test_pipe_that_nobody_collects_is_closed_with_the_ring(
+    ring_refusal: str, descriptors: Callable[[], set[str]]
+) -> None:
     """Both descriptors are gone after close(), with one pipe per submit and several."""
     assert not ring_refusal
     before = descriptors()
@@ -981,61 +932,59 @@ def test_pipe_in_a_run_gives_two_descriptors_each_time(ring: uring.Ring) -> None
         os.close(fd)
 
 
-def test_pipe_result_survives_its_operation_and_ring(ring: uring.Ring) -> None:
+def test_pipe_result_survives_its_operation_and_ring(ring: uring.Ring, drive: Any) -> None:
     """The numbers can be read late, when only the completion is left."""
-    cqe = one(ring, uring.Pipe())
+    cqe = drive.one(uring.Pipe())
     ring.close()
     gc.collect()
     for fd in cqe.result():
         os.close(fd)
 
 
-def test_splice_moves_from_a_file_to_a_pipe_and_back(
-    ring: uring.Ring, file: int, pipe: Ends
-) -> None:
+def test_splice_moves_from_a_file_to_a_pipe_and_back(drive: Any, file: int, pipe: Ends) -> None:
     """Offsets are those of the file; with -1 its position is used and moved; the end is 0."""
     read, write = pipe
-    assert one(ring, uring.Splice(fd_in=file, fd_out=write, length=4, off_in=3)).result() == 4
+    assert drive.one(uring.Splice(fd_in=file, fd_out=write, length=4, off_in=3)).result() == 4
     assert os.lseek(file, 0, os.SEEK_CUR) == 0
-    assert one(ring, uring.Splice(fd_in=read, fd_out=file, length=9, off_out=8)).result() == 4
+    assert drive.one(uring.Splice(fd_in=read, fd_out=file, length=9, off_out=8)).result() == 4
     assert os.pread(file, 100, 0) == b"012345673456"
-    assert one(ring, uring.Splice(fd_in=file, fd_out=write, length=2)).result() == 2
+    assert drive.one(uring.Splice(fd_in=file, fd_out=write, length=2)).result() == 2
     assert os.lseek(file, 0, os.SEEK_CUR) == 2
     assert os.read(read, 9) == b"01"
-    assert one(ring, uring.Splice(fd_in=file, fd_out=write, length=9, off_in=12)).result() == 0
-    assert one(ring, uring.Splice(fd_in=file, fd_out=write, length=0)).result() == 0
+    assert drive.one(uring.Splice(fd_in=file, fd_out=write, length=9, off_in=12)).result() == 0
+    assert drive.one(uring.Splice(fd_in=file, fd_out=write, length=0)).result() == 0
 
 
 def test_splice_takes_registered_files_on_either_side(
-    ring: uring.Ring, file: int, pipe: Ends
+    ring: uring.Ring, drive: Any, file: int, pipe: Ends
 ) -> None:
     """Fixed(i) is a file for both, each on its own and together."""
     read, write = pipe
     ring.register_files([-1, write, file])
     for fd_in, fd_out in ((Fixed(2), write), (file, Fixed(1)), (Fixed(2), Fixed(1))):
         op = uring.Splice(fd_in=fd_in, fd_out=fd_out, length=4, off_in=3)
-        assert one(ring, op).result() == 4
+        assert drive.one(op).result() == 4
         assert os.read(read, 9) == b"3456"
     for fd_in, fd_out in ((Fixed(0), write), (file, Fixed(0)), (Fixed(9), write)):
-        fails(ring, uring.Splice(fd_in=fd_in, fd_out=fd_out, length=4), errno.EBADF)
+        drive.fails(uring.Splice(fd_in=fd_in, fd_out=fd_out, length=4), errno.EBADF)
 
 
-def test_splice_fails_as_the_os_does(ring: uring.Ring, file: int, pipe: Ends) -> None:
+def test_splice_fails_as_the_os_does(drive: Any, file: int, pipe: Ends) -> None:
     """Two files are EINVAL, an offset on a pipe ESPIPE, a closed number EBADF, on either side."""
     read, write = pipe
-    fails(ring, uring.Splice(fd_in=file, fd_out=file, length=1), errno.EINVAL)
-    fails(ring, uring.Splice(fd_in=file, fd_out=write, length=1, off_out=0), errno.ESPIPE)
-    fails(ring, uring.Splice(fd_in=9999, fd_out=write, length=1), errno.EBADF)
-    fails(ring, uring.Splice(fd_in=-1, fd_out=write, length=1), errno.EBADF)
-    fails(ring, uring.Splice(fd_in=file, fd_out=9999, length=1), errno.EBADF)
+    drive.fails(uring.Splice(fd_in=file, fd_out=file, length=1), errno.EINVAL)
+    drive.fails(uring.Splice(fd_in=file, fd_out=write, length=1, off_out=0), errno.ESPIPE)
+    drive.fails(uring.Splice(fd_in=9999, fd_out=write, length=1), errno.EBADF)
+    drive.fails(uring.Splice(fd_in=-1, fd_out=write, length=1), errno.EBADF)
+    drive.fails(uring.Splice(fd_in=file, fd_out=9999, length=1), errno.EBADF)
     wait_not = uring.Splice(fd_in=read, fd_out=file, length=1, splice_flags=os.SPLICE_F_NONBLOCK)
-    fails(ring, wait_not, errno.EAGAIN)
+    drive.fails(wait_not, errno.EAGAIN)
     unknown = uring.Splice(fd_in=file, fd_out=write, length=1, splice_flags=16)
-    fails(ring, unknown, errno.EINVAL)
+    drive.fails(unknown, errno.EINVAL)
 
 
 def test_splice_waits_for_a_pipe_and_can_be_cancelled(
-    ring: uring.Ring, file: int, pipe: Ends
+    ring: uring.Ring, drive: Any, file: int, pipe: Ends
 ) -> None:
     """
     An empty pipe holds it up, until there is something, or it is cancelled.
@@ -1047,12 +996,12 @@ def test_splice_waits_for_a_pipe_and_can_be_cancelled(
     ring.submit()
     assert not ring.copy_cqes()
     os.write(pipe[1], b"ab")
-    assert collect(ring, [number])[0].result() == 2
+    assert drive.collect([number])[0].result() == 2
     number = ring.queue(op)
     ring.submit()
     cancel = ring.queue(uring.AsyncCancel(number))
     ring.submit()
-    target, _ = collect(ring, [number, cancel])
+    target, _ = drive.collect([number, cancel])
     error = target.error
     assert error is not None
     assert error.errno in {errno.ECANCELED, 512}
@@ -1060,28 +1009,28 @@ def test_splice_waits_for_a_pipe_and_can_be_cancelled(
     assert ring.in_flight == 0
 
 
-def test_tee_copies_and_leaves_the_input(ring: uring.Ring, pipe: Ends) -> None:
+def test_tee_copies_and_leaves_the_input(ring: uring.Ring, drive: Any, pipe: Ends) -> None:
     """Both pipes have the bytes afterwards; without a writer and bytes the result is 0."""
     read, write = os.pipe()
     ring.register_files([pipe[0], write])
     os.write(pipe[1], b"hello")
     for fd_in, fd_out in ((pipe[0], write), (Fixed(0), Fixed(1))):
-        assert one(ring, uring.Tee(fd_in=fd_in, fd_out=fd_out, length=4)).result() == 4
+        assert drive.one(uring.Tee(fd_in=fd_in, fd_out=fd_out, length=4)).result() == 4
         assert os.read(read, 9) == b"hell"
     assert os.read(pipe[0], 9) == b"hello"
     wait_not = uring.Tee(fd_in=pipe[0], fd_out=write, length=1, splice_flags=os.SPLICE_F_NONBLOCK)
-    fails(ring, wait_not, errno.EAGAIN)
+    drive.fails(wait_not, errno.EAGAIN)
     os.close(pipe[1])
-    assert one(ring, uring.Tee(fd_in=pipe[0], fd_out=write, length=4)).result() == 0
+    assert drive.one(uring.Tee(fd_in=pipe[0], fd_out=write, length=4)).result() == 0
     os.close(read)
     os.close(write)
 
 
-def test_tee_fails_as_the_os_does(ring: uring.Ring, file: int, pipe: Ends) -> None:
+def test_tee_fails_as_the_os_does(drive: Any, file: int, pipe: Ends) -> None:
     """What is no pipe and one pipe alone are EINVAL, a closed number EBADF."""
-    fails(ring, uring.Tee(fd_in=file, fd_out=pipe[1], length=1), errno.EINVAL)
-    fails(ring, uring.Tee(fd_in=pipe[0], fd_out=pipe[1], length=1), errno.EINVAL)
-    fails(ring, uring.Tee(fd_in=9999, fd_out=pipe[1], length=1), errno.EBADF)
+    drive.fails(uring.Tee(fd_in=file, fd_out=pipe[1], length=1), errno.EINVAL)
+    drive.fails(uring.Tee(fd_in=pipe[0], fd_out=pipe[1], length=1), errno.EINVAL)
+    drive.fails(uring.Tee(fd_in=9999, fd_out=pipe[1], length=1), errno.EBADF)
 
 
 @pytest.mark.parametrize("side", ["fd_in", "fd_out"])

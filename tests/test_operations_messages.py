@@ -45,25 +45,10 @@ Pair = tuple[socket.socket, socket.socket]
 
 
 @pytest.fixture
-def pair() -> Iterator[Pair]:
-    """Give two connected AF_UNIX sockets."""
-    left, right = socket.socketpair()
-    with left, right:
-        yield left, right
-
-
-@pytest.fixture
-def udp() -> Iterator[Pair]:
+def udp(udp: Pair) -> Pair:
     """Give two UDP sockets, each with a name and not connected; the second tells IP_TOS."""
-    with (
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as left,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as right,
-    ):
-        for sock in (left, right):
-            sock.settimeout(SECONDS)
-            sock.bind(("127.0.0.1", 0))
-        right.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
-        yield left, right
+    udp[1].setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+    return udp
 
 
 @pytest.fixture
@@ -84,11 +69,6 @@ def start(ring: uring.Ring, op: uring.Operation) -> int:
 def rights(*fds: int) -> list[tuple[int, int, Any]]:
     """Control data that sends descriptors."""
     return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
-
-
-def descriptors() -> set[str]:
-    """The open descriptors of this process."""
-    return {path.name for path in Path("/proc/self/fd").iterdir()}
 
 
 # ---- encoding ----
@@ -523,7 +503,9 @@ def test_descriptors_are_received(one: One, pair: Pair, null: int, *, cloexec: b
     assert message.msg_flags == 0
 
 
-def test_descriptors_without_room_are_closed_by_the_kernel(one: One, pair: Pair, null: int) -> None:
+def test_descriptors_without_room_are_closed_by_the_kernel(
+    one: One, pair: Pair, null: int, descriptors: Callable[[], set[str]]
+) -> None:
     """Control data that is cut off is marked CTRUNC, and holds the descriptors that there are."""
     for space, count in ((0, 0), (10, 0), (socket.CMSG_LEN(4), 1)):
         pair[0].sendmsg([b"x"], rights(null, null))
@@ -536,7 +518,7 @@ def test_descriptors_without_room_are_closed_by_the_kernel(one: One, pair: Pair,
 
 
 def test_descriptors_that_nobody_collects_are_closed(
-    ring: uring.Ring, pair: Pair, null: int
+    ring: uring.Ring, descriptors: Callable[[], set[str]], pair: Pair, null: int
 ) -> None:
     """Those of a message that was not copied out are closed with the ring."""
     start(ring, uring.Recvmsg(pair[1], [bytearray(1)], ancbufsize=100))
@@ -549,7 +531,7 @@ def test_descriptors_that_nobody_collects_are_closed(
 
 
 def test_descriptors_in_a_run_that_is_left_are_closed(
-    ring: uring.Ring, pair: Pair, null: int
+    ring: uring.Ring, descriptors: Callable[[], set[str]], pair: Pair, null: int
 ) -> None:
     """A run that times out gives no results, and closes what was received."""
     pair[0].sendmsg([b"x"], rights(null))
@@ -639,7 +621,7 @@ def test_recvmsg_select_gives_the_lease() -> None:
 
 
 def test_recvmsg_select_closes_descriptors_that_nobody_collects(
-    ring: uring.Ring, pair: Pair, null: int, provide: Provide
+    ring: uring.Ring, descriptors: Callable[[], set[str]], pair: Pair, null: int, provide: Provide
 ) -> None:
     """Control data is in memory of the ring's, so they are closed whatever the group is."""
     group = provide(4, 8)
@@ -806,7 +788,9 @@ def test_recvmsg_select_into_a_buffer_ring(ring: uring.Ring, one: One, udp: Pair
     assert group.inside == 2
 
 
-def test_recvmsg_multishot_into_a_buffer_ring(ring: uring.Ring, pair: Pair, null: int) -> None:
+def test_recvmsg_multishot_into_a_buffer_ring(
+    ring: uring.Ring, descriptors: Callable[[], set[str]], pair: Pair, null: int
+) -> None:
     """Each message has its lease; descriptors that nobody has seen are closed with the stream."""
     space = socket.CMSG_SPACE(4)
     group = ring.register_buffer_ring(4, size=128)
@@ -831,7 +815,7 @@ def test_recvmsg_multishot_into_a_buffer_ring(ring: uring.Ring, pair: Pair, null
 
 
 def test_recvmsg_descriptors_in_a_buffer_ring_are_closed_with_the_ring(
-    ring: uring.Ring, pair: Pair, null: int
+    ring: uring.Ring, descriptors: Callable[[], set[str]], pair: Pair, null: int
 ) -> None:
     """A message that lies in the completion queue when the ring closes leaks nothing."""
     group = ring.register_buffer_ring(4, size=128)

@@ -25,41 +25,6 @@ FDCWD_IN_LEN: Final = 2**32 - 100
 Ends = tuple[int, int]
 
 
-def run(ring: uring.Ring, *ops: Any) -> list[uring.CQE]:
-    """Submit the operations and give the completion of each, in their order."""
-    numbers = ring.queue_all(ops)
-    ring.submit()
-    return collect(ring, numbers)
-
-
-def collect(ring: uring.Ring, numbers: list[int]) -> list[uring.CQE]:
-    """Give the completion of each number, in the order of the numbers."""
-    found: dict[int, uring.CQE] = {}
-    while len(found) < len(numbers):
-        found |= {cqe.user_data: cqe for cqe in ring.copy_cqes(wait_nr=1, timeout=SECONDS)}
-        assert found, "nothing completed"
-    return [found[number] for number in numbers]
-
-
-def one(ring: uring.Ring, op: uring.Operation) -> uring.CQE:
-    """Run one operation, which leaves nothing in flight."""
-    (cqe,) = run(ring, op)
-    assert ring.in_flight == 0
-    return cqe
-
-
-def fails(ring: uring.Ring, op: uring.Operation, number: int, filename: Any = None) -> None:
-    """Run an operation that fails with the errno, and with an error that names it and the file."""
-    cqe = one(ring, op)
-    assert cqe.res == -number
-    error = cqe.error
-    assert error is not None
-    assert type(error) is type(OSError(number, ""))
-    assert error.errno == number
-    assert error.__notes__[0].startswith(f"in {op!r}")
-    assert error.filename == (None if filename is None else os.fspath(filename))
-
-
 def encoded(op: uring.Operation) -> tuple[SQE, Any]:
     """The record of an operation, and what keeps the memory that it points to."""
     record, pins = op._encode()
@@ -69,6 +34,17 @@ def encoded(op: uring.Operation) -> tuple[SQE, Any]:
 def text(address: int) -> bytes:
     """The C string at an address."""
     return ctypes.string_at(address)
+
+
+@pytest.fixture
+def fails(drive: Any) -> Callable[..., None]:
+    """Run an operation that fails with the errno, and with an error that names it and the file."""
+
+    def _fails(op: uring.Operation, number: int, filename: Any = None) -> None:
+        error = drive.fails(op, number)
+        assert error.filename == (None if filename is None else os.fspath(filename))
+
+    return _fails
 
 
 class Wrapper:
@@ -89,19 +65,6 @@ def directory(tmp_path: Path) -> Iterator[int]:
     fd = os.open(tmp_path, os.O_PATH)
     yield fd
     os.close(fd)
-
-
-@pytest.fixture
-def file(directory: int) -> Iterator[int]:
-    """Give the descriptor of that file."""
-    fd = os.open("file", os.O_RDWR, dir_fd=directory)
-    yield fd
-    os.close(fd)
-
-
-def descriptors() -> set[str]:
-    """The open descriptors of this process."""
-    return {path.name for path in Path("/proc/self/fd").iterdir()}
 
 
 # ---- the records ----
@@ -407,26 +370,28 @@ def test_wrong_arguments_are_refused_and_nothing_is_queued(ring: uring.Ring, mak
 @pytest.mark.parametrize(
     "name", [name for name in WITH_PATH if name not in {"Linkat to", "Renameat to"}]
 )
-def test_failure_names_the_file(ring: uring.Ring, tmp_path: Path, name: str, kind: Any) -> None:
+def test_failure_names_the_file(
+    fails: Callable[..., None], tmp_path: Path, name: str, kind: Any
+) -> None:
     """What is below a missing directory is FileNotFoundError with the path in `filename`."""
     path = kind(tmp_path / "missing" / "x")
-    fails(ring, WITH_PATH[name](path), errno.ENOENT, path)
+    fails(WITH_PATH[name](path), errno.ENOENT, path)
 
 
 @pytest.mark.parametrize("name", WITH_PATH)
 def test_closed_directory_is_ebadf(
-    ring: uring.Ring, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    fails: Callable[..., None], tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A relative path from a number that is not open fails, with a file in the error."""
     monkeypatch.chdir(tmp_path)
     Path("old").write_bytes(b"")
     filename = "old" if name.endswith(" to") else "x"
-    fails(ring, WITH_PATH[name]("x", dir_fd=9999), errno.EBADF, filename)
+    fails(WITH_PATH[name]("x", dir_fd=9999), errno.EBADF, filename)
 
 
-def test_absolute_path_does_not_care_for_the_directory(ring: uring.Ring, tmp_path: Path) -> None:
+def test_absolute_path_does_not_care_for_the_directory(drive: Any, tmp_path: Path) -> None:
     """With a path from the root the directory is not even looked at."""
-    assert one(ring, uring.Mkdirat(tmp_path / "new", dir_fd=9999)).result() == 0
+    assert drive.one(uring.Mkdirat(tmp_path / "new", dir_fd=9999)).result() == 0
     assert (tmp_path / "new").is_dir()
 
 
@@ -483,7 +448,11 @@ def test_operations_work_on_other_kinds_of_rings(
         del ops
         ring.submit()
         gc.collect()
-        fd, done, value, found, renamed, ends = (cqe.result() for cqe in collect(ring, numbers))
+        results = {
+            cqe.user_data: cqe.result()
+            for cqe in ring.copy_cqes(wait_nr=len(numbers), timeout=SECONDS)
+        }
+        fd, done, value, found, renamed, ends = (results[number] for number in numbers)
     assert (done, value, found.size, renamed) == (0, b"value", 0, 0)
     assert [path.name for path in tmp_path.iterdir()] == ["xy"]
     for number in (fd, *ends):
@@ -520,49 +489,55 @@ def test_directory_object_lives_until_the_completion(
 
 
 @pytest.mark.parametrize("kind", [uring.Openat, uring.Openat2])
-def test_open_into_a_given_slot(ring: uring.Ring, directory: int, kind: Any) -> None:
+def test_open_into_a_given_slot(
+    ring: uring.Ring, descriptors: Callable[[], set[str]], drive: Any, directory: int, kind: Any
+) -> None:
     """The result is the slot, whatever it held before, and no descriptor is made."""
     ring.register_files([-1] * 3)
     before = descriptors()
     for _ in range(2):
-        cqe = one(ring, kind("file", dir_fd=directory, slot=Fixed(1)))
+        cqe = drive.one(kind("file", dir_fd=directory, slot=Fixed(1)))
         assert (cqe.res, cqe.result()) == (0, Fixed(1))
         buffer = bytearray(4)
-        assert one(ring, uring.Read(cqe.result(), buffer, 3)).result() == 4
+        assert drive.one(uring.Read(cqe.result(), buffer, 3)).result() == 4
         assert buffer == b"3456"
-    assert one(ring, uring.Close(Fixed(1))).result() == 0
+    assert drive.one(uring.Close(Fixed(1))).result() == 0
     assert descriptors() == before
 
 
 @pytest.mark.parametrize("kind", [uring.Openat, uring.Openat2])
 def test_open_into_a_slot_that_the_kernel_picks(
-    ring: uring.Ring, directory: int, kind: Any
+    ring: uring.Ring, drive: Any, fails: Callable[..., None], directory: int, kind: Any
 ) -> None:
     """With AUTO the result is the slot that was free; ENFILE when none is, or there is no table."""
     op = kind("file", dir_fd=directory, slot=AUTO)
-    fails(ring, op, errno.ENFILE, "file")
+    fails(op, errno.ENFILE, "file")
     ring.register_files([-1] * 3)
-    slots = [one(ring, op).result() for _ in range(3)]
+    slots = [drive.one(op).result() for _ in range(3)]
     assert sorted(slot.index for slot in slots) == [0, 1, 2]
     assert {type(slot) for slot in slots} == {Fixed}
-    fails(ring, op, errno.ENFILE, "file")
-    assert one(ring, uring.Close(slots[1])).result() == 0
-    assert one(ring, op).result() == slots[1]
+    fails(op, errno.ENFILE, "file")
+    assert drive.one(uring.Close(slots[1])).result() == 0
+    assert drive.one(op).result() == slots[1]
 
 
 @pytest.mark.parametrize("kind", [uring.Openat, uring.Openat2])
-def test_open_into_a_slot_fails_as_the_os_does(ring: uring.Ring, directory: int, kind: Any) -> None:
+def test_open_into_a_slot_fails_as_the_os_does(
+    ring: uring.Ring, fails: Callable[..., None], directory: int, kind: Any
+) -> None:
     """Without a table ENXIO, out of range EINVAL, O_CLOEXEC EINVAL; a missing file ENOENT."""
-    fails(ring, kind("file", dir_fd=directory, slot=Fixed(0)), errno.ENXIO, "file")
+    fails(kind("file", dir_fd=directory, slot=Fixed(0)), errno.ENXIO, "file")
     ring.register_files([-1])
-    fails(ring, kind("file", dir_fd=directory, slot=Fixed(1)), errno.EINVAL, "file")
+    fails(kind("file", dir_fd=directory, slot=Fixed(1)), errno.EINVAL, "file")
     cloexec = kind("file", os.O_CLOEXEC, dir_fd=directory, slot=Fixed(0))
-    fails(ring, cloexec, errno.EINVAL, "file")
-    fails(ring, kind("missing", dir_fd=directory, slot=AUTO), errno.ENOENT, "missing")
-    fails(ring, uring.Close(Fixed(0)), errno.EBADF)
+    fails(cloexec, errno.EINVAL, "file")
+    fails(kind("missing", dir_fd=directory, slot=AUTO), errno.ENOENT, "missing")
+    fails(uring.Close(Fixed(0)), errno.EBADF)
 
 
-def test_open_read_and_close_of_a_slot_in_one_chain(ring: uring.Ring, directory: int) -> None:
+def test_open_read_and_close_of_a_slot_in_one_chain(
+    ring: uring.Ring, drive: Any, directory: int
+) -> None:
     """The slot can be used behind the open in the same submission."""
     ring.register_files([-1])
     buffer = bytearray(4)
@@ -572,13 +547,13 @@ def test_open_read_and_close_of_a_slot_in_one_chain(ring: uring.Ring, directory:
         uring.Read(slot, buffer),
         uring.Close(slot),
     )
-    assert [cqe.result() for cqe in run(ring, *chain)] == [slot, 4, 0]
+    assert [cqe.result() for cqe in drive.run(*chain)] == [slot, 4, 0]
     assert buffer == b"0123"
 
 
 @pytest.mark.parametrize("kind", [uring.Openat, uring.Openat2])
 def test_open_that_nobody_collects_is_closed_and_a_slot_is_no_descriptor(
-    directory: int, ring_refusal: str, kind: Any
+    directory: int, ring_refusal: str, kind: Any, descriptors: Callable[[], set[str]]
 ) -> None:
     """close() closes the new descriptor; the 0 of a slot is not taken for standard input."""
     assert not ring_refusal
@@ -608,26 +583,28 @@ def test_open_into_a_slot_does_not_share_its_user_data(ring: uring.Ring, directo
             os.close(result)
 
 
-def test_openat2_creates_with_the_mode(ring: uring.Ring, tmp_path: Path, directory: int) -> None:
+def test_openat2_creates_with_the_mode(
+    drive: Any, fails: Callable[..., None], tmp_path: Path, directory: int
+) -> None:
     """A mode is given to what is created, by default 0o777, less the umask."""
     mask = os.umask(0o027)
     try:
         for name, mode, expected in (("a", None, 0o750), ("b", 0o666, 0o640)):
             op = uring.Openat2(name, os.O_CREAT | os.O_RDWR, mode, dir_fd=directory)
-            fd = one(ring, op).result()
+            fd = drive.one(op).result()
             assert not os.get_inheritable(fd)
             os.close(fd)
             assert (tmp_path / name).stat().st_mode & 0o777 == expected
-        os.close(one(ring, uring.Openat2(tmp_path, os.O_TMPFILE | os.O_RDWR)).result())
+        os.close(drive.one(uring.Openat2(tmp_path, os.O_TMPFILE | os.O_RDWR)).result())
     finally:
         os.umask(mask)
-    fails(ring, uring.Openat2("file", 0, 0o600, dir_fd=directory), errno.EINVAL, "file")
-    fails(ring, uring.Openat2("file", 1 << 40, dir_fd=directory), errno.EINVAL, "file")
+    fails(uring.Openat2("file", 0, 0o600, dir_fd=directory), errno.EINVAL, "file")
+    fails(uring.Openat2("file", 1 << 40, dir_fd=directory), errno.EINVAL, "file")
 
 
-def test_openat2_without_cloexec_is_inheritable(ring: uring.Ring, directory: int) -> None:
+def test_openat2_without_cloexec_is_inheritable(drive: Any, directory: int) -> None:
     """`cloexec` can be turned off."""
-    fd = one(ring, uring.Openat2("file", dir_fd=directory, cloexec=False)).result()
+    fd = drive.one(uring.Openat2("file", dir_fd=directory, cloexec=False)).result()
     assert os.get_inheritable(fd)
     os.close(fd)
 
@@ -645,7 +622,8 @@ def test_openat2_without_cloexec_is_inheritable(ring: uring.Ring, directory: int
     ],
 )
 def test_openat2_resolve_keeps_the_path_in(
-    ring: uring.Ring,
+    drive: Any,
+    fails: Callable[..., None],
     tmp_path: Path,
     directory: int,
     resolve: ResolveFlags,
@@ -654,19 +632,19 @@ def test_openat2_resolve_keeps_the_path_in(
 ) -> None:
     """What the flag forbids is an error, and the file itself is opened under all of them."""
     (tmp_path / "link").symlink_to("file")
-    fails(ring, uring.Openat2(path, resolve=resolve, dir_fd=directory), number, path)
+    fails(uring.Openat2(path, resolve=resolve, dir_fd=directory), number, path)
     allowed = resolve if resolve in list(ResolveFlags) else ResolveFlags.CACHED
-    os.close(one(ring, uring.Openat2("file", resolve=allowed, dir_fd=directory)).result())
+    os.close(drive.one(uring.Openat2("file", resolve=allowed, dir_fd=directory)).result())
 
 
 # ---- statx ----
 
 
-def test_statx_says_what_os_stat_says(ring: uring.Ring, tmp_path: Path, directory: int) -> None:
+def test_statx_says_what_os_stat_says(drive: Any, tmp_path: Path, directory: int) -> None:
     """Every field that os.stat has is the same, and the times agree in every form."""
     path = tmp_path / "file"
     os.utime(path, ns=(1_000_000_123, 1_700_000_000_987_654_321))
-    result = one(ring, uring.Statx("file", dir_fd=directory)).result()
+    result = drive.one(uring.Statx("file", dir_fd=directory)).result()
     assert isinstance(result, StatxResult)
     known = path.stat()
     assert stat.S_ISREG(result.mode)
@@ -684,47 +662,49 @@ def test_statx_says_what_os_stat_says(ring: uring.Ring, tmp_path: Path, director
     assert result.mask & StatxMask.BASIC_STATS == StatxMask.BASIC_STATS
 
 
-def test_statx_of_a_device_a_link_and_the_root(ring: uring.Ring, tmp_path: Path) -> None:
+def test_statx_of_a_device_a_link_and_the_root(drive: Any, tmp_path: Path) -> None:
     """The rdev of a device; the link itself with SYMLINK_NOFOLLOW, else its target; MOUNT_ROOT."""
-    device = one(ring, uring.Statx("/dev/null")).result()
+    device = drive.one(uring.Statx("/dev/null")).result()
     assert (device.rdev_major, device.rdev_minor) == (1, 3)
     assert device.rdev == os.stat("/dev/null").st_rdev  # noqa: PTH116 - what it is compared with
     link = tmp_path / "link"
     link.symlink_to("/dev/null")
-    assert stat.S_ISCHR(one(ring, uring.Statx(link)).result().mode)
-    itself = one(ring, uring.Statx(link, statx_flags=AtFlags.SYMLINK_NOFOLLOW)).result()
+    assert stat.S_ISCHR(drive.one(uring.Statx(link)).result().mode)
+    itself = drive.one(uring.Statx(link, statx_flags=AtFlags.SYMLINK_NOFOLLOW)).result()
     assert stat.S_ISLNK(itself.mode)
-    root = one(ring, uring.Statx("/")).result()
+    root = drive.one(uring.Statx("/")).result()
     assert root.attributes & StatxAttributes.MOUNT_ROOT
-    assert not one(ring, uring.Statx(tmp_path)).result().attributes & StatxAttributes.MOUNT_ROOT
+    assert not drive.one(uring.Statx(tmp_path)).result().attributes & StatxAttributes.MOUNT_ROOT
 
 
 @pytest.mark.parametrize("wrap", [int, Wrapper])
-def test_statx_of_an_open_file(ring: uring.Ring, file: int, wrap: Any) -> None:
+def test_statx_of_an_open_file(
+    drive: Any, fails: Callable[..., None], file: int, wrap: Any
+) -> None:
     """An empty path with EMPTY_PATH is the file that is given; without the flag it is ENOENT."""
     op = uring.Statx("", statx_flags=AtFlags.EMPTY_PATH, dir_fd=wrap(file))
-    assert one(ring, op).result().ino == os.fstat(file).st_ino
-    fails(ring, uring.Statx("", dir_fd=wrap(file)), errno.ENOENT, "")
+    assert drive.one(op).result().ino == os.fstat(file).st_ino
+    fails(uring.Statx("", dir_fd=wrap(file)), errno.ENOENT, "")
 
 
-def test_statx_mask_says_what_is_valid(ring: uring.Ring, directory: int) -> None:
+def test_statx_mask_says_what_is_valid(drive: Any, directory: int) -> None:
     """More can be asked for, and what comes is in the mask; unknown bits are left out."""
     everything = StatxMask(sum(bit for bit in StatxMask if bit.bit_count() == 1))
-    result = one(ring, uring.Statx("file", mask=everything, dir_fd=directory)).result()
+    result = drive.one(uring.Statx("file", mask=everything, dir_fd=directory)).result()
     assert result.mask & StatxMask.MNT_ID_UNIQUE
     assert result.mnt_id > 2**31  # one of the new kind, which is never used again
-    old = one(ring, uring.Statx("file", mask=StatxMask.MNT_ID, dir_fd=directory)).result()
+    old = drive.one(uring.Statx("file", mask=StatxMask.MNT_ID, dir_fd=directory)).result()
     assert 0 < old.mnt_id < 2**31
     assert not old.mask & StatxMask.MNT_ID_UNIQUE
     unknown = uring.Statx("file", mask=StatxMask(1 << 30), dir_fd=directory)
-    assert not one(ring, unknown).result().mask & (1 << 30)
+    assert not drive.one(unknown).result().mask & (1 << 30)
     for flag in (AtFlags.STATX_FORCE_SYNC, AtFlags.STATX_DONT_SYNC, AtFlags.NO_AUTOMOUNT):
         assert (
-            one(ring, uring.Statx("file", statx_flags=flag, dir_fd=directory)).result().size == 10
+            drive.one(uring.Statx("file", statx_flags=flag, dir_fd=directory)).result().size == 10
         )
 
 
-def test_statx_fails_as_the_os_does(ring: uring.Ring, directory: int) -> None:
+def test_statx_fails_as_the_os_does(fails: Callable[..., None], directory: int) -> None:
     """The reserved bit, both kinds of syncing at once and a flag of others are EINVAL."""
     for options in (
         {"mask": StatxMask(1 << 31)},
@@ -732,14 +712,16 @@ def test_statx_fails_as_the_os_does(ring: uring.Ring, directory: int) -> None:
         {"statx_flags": AtFlags.REMOVEDIR},
     ):
         op = uring.Statx("file", dir_fd=directory, **options)
-        fails(ring, op, errno.EINVAL, "file")
-    fails(ring, uring.Statx("file/x", dir_fd=directory), errno.ENOTDIR, "file/x")
+        fails(op, errno.EINVAL, "file")
+    fails(uring.Statx("file/x", dir_fd=directory), errno.ENOTDIR, "file/x")
 
 
-def test_statx_result_can_be_read_again_and_late(ring: uring.Ring, directory: int) -> None:
+def test_statx_result_can_be_read_again_and_late(
+    ring: uring.Ring, drive: Any, directory: int
+) -> None:
     """The answer is the completion's: another one, and the end of the ring, do not change it."""
-    cqe = one(ring, uring.Statx("file", dir_fd=directory))
-    other = one(ring, uring.Statx("/"))
+    cqe = drive.one(uring.Statx("file", dir_fd=directory))
+    other = drive.one(uring.Statx("/"))
     ring.close()
     gc.collect()
     assert cqe.result() == cqe.result()
@@ -799,162 +781,174 @@ def test_results_in_a_run_are_of_each_operation(
 
 
 def test_mkdirat_and_unlinkat_make_and_remove(
-    ring: uring.Ring, tmp_path: Path, directory: int
+    drive: Any, fails: Callable[..., None], tmp_path: Path, directory: int
 ) -> None:
     """A directory with the mode less the umask; REMOVEDIR for it, nothing for a file."""
     mask = os.umask(0o027)
     try:
-        assert one(ring, uring.Mkdirat("new", 0o775, dir_fd=directory)).result() == 0
+        assert drive.one(uring.Mkdirat("new", 0o775, dir_fd=directory)).result() == 0
     finally:
         os.umask(mask)
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o750
-    fails(ring, uring.Mkdirat("new", dir_fd=directory), errno.EEXIST, "new")
-    fails(ring, uring.Unlinkat("new", dir_fd=directory), errno.EISDIR, "new")
+    fails(uring.Mkdirat("new", dir_fd=directory), errno.EEXIST, "new")
+    fails(uring.Unlinkat("new", dir_fd=directory), errno.EISDIR, "new")
     remove = uring.Unlinkat("new", unlink_flags=AtFlags.REMOVEDIR, dir_fd=directory)
-    assert one(ring, remove).result() == 0
-    fails(ring, remove, errno.ENOENT, "new")
-    assert one(ring, uring.Unlinkat(tmp_path / "file")).result() == 0
+    assert drive.one(remove).result() == 0
+    fails(remove, errno.ENOENT, "new")
+    assert drive.one(uring.Unlinkat(tmp_path / "file")).result() == 0
     assert list(tmp_path.iterdir()) == []
-    fails(ring, uring.Unlinkat("x", unlink_flags=AtFlags.EMPTY_PATH), errno.EINVAL, "x")
+    fails(uring.Unlinkat("x", unlink_flags=AtFlags.EMPTY_PATH), errno.EINVAL, "x")
 
 
 def test_unlinkat_of_what_is_no_empty_directory(
-    ring: uring.Ring, tmp_path: Path, directory: int
+    fails: Callable[..., None], tmp_path: Path, directory: int
 ) -> None:
     """REMOVEDIR refuses a file, and a directory that has something in it."""
     remove = AtFlags.REMOVEDIR
-    fails(
-        ring, uring.Unlinkat("file", unlink_flags=remove, dir_fd=directory), errno.ENOTDIR, "file"
-    )
-    fails(ring, uring.Unlinkat(tmp_path, unlink_flags=remove), errno.ENOTEMPTY, tmp_path)
+    fails(uring.Unlinkat("file", unlink_flags=remove, dir_fd=directory), errno.ENOTDIR, "file")
+    fails(uring.Unlinkat(tmp_path, unlink_flags=remove), errno.ENOTEMPTY, tmp_path)
 
 
 def test_symlinkat_makes_a_link_to_whatever(
-    ring: uring.Ring, tmp_path: Path, directory: int
+    drive: Any, fails: Callable[..., None], tmp_path: Path, directory: int
 ) -> None:
     """The target is taken as it is; an existing link is FileExistsError that names the link."""
     target = os.fsdecode(b"no/such/\xff")
-    assert one(ring, uring.Symlinkat(target, "link", dir_fd=directory)).result() == 0
+    assert drive.one(uring.Symlinkat(target, "link", dir_fd=directory)).result() == 0
     assert (tmp_path / "link").readlink() == Path(target)
-    fails(ring, uring.Symlinkat("x", "link", dir_fd=directory), errno.EEXIST, "link")
-    fails(ring, uring.Symlinkat("", "empty", dir_fd=directory), errno.ENOENT, "empty")
+    fails(uring.Symlinkat("x", "link", dir_fd=directory), errno.EEXIST, "link")
+    fails(uring.Symlinkat("", "empty", dir_fd=directory), errno.ENOENT, "empty")
 
 
-def test_linkat_gives_one_more_name(ring: uring.Ring, tmp_path: Path, directory: int) -> None:
+def test_linkat_gives_one_more_name(
+    drive: Any, fails: Callable[..., None], tmp_path: Path, directory: int
+) -> None:
     """Both names are of one file; from one directory to another; a symlink itself or its target."""
     (tmp_path / "sub").mkdir()
     sub = os.open(tmp_path / "sub", os.O_PATH)
     op = uring.Linkat("file", "other", old_dir_fd=directory, new_dir_fd=sub)
-    assert one(ring, op).result() == 0
+    assert drive.one(op).result() == 0
     assert (tmp_path / "sub" / "other").samefile(tmp_path / "file")
-    fails(ring, op, errno.EEXIST, "file")
+    fails(op, errno.EEXIST, "file")
     os.close(sub)
     (tmp_path / "link").symlink_to("file")
     for name, flags in (("itself", AtFlags(0)), ("target", AtFlags.SYMLINK_FOLLOW)):
         op = uring.Linkat(tmp_path / "link", tmp_path / name, hardlink_flags=flags)
-        assert one(ring, op).result() == 0
+        assert drive.one(op).result() == 0
         assert (tmp_path / name).is_symlink() == (name == "itself")
-    fails(ring, uring.Linkat(tmp_path, tmp_path / "x"), errno.EPERM, tmp_path)
+    fails(uring.Linkat(tmp_path, tmp_path / "x"), errno.EPERM, tmp_path)
 
 
-def test_linkat_of_an_open_file(ring: uring.Ring, tmp_path: Path, file: int) -> None:
+def test_linkat_of_an_open_file(
+    drive: Any, fails: Callable[..., None], tmp_path: Path, file: int
+) -> None:
     """With EMPTY_PATH the file that is given gets the name."""
     op = uring.Linkat("", tmp_path / "again", old_dir_fd=file, hardlink_flags=AtFlags.EMPTY_PATH)
-    assert one(ring, op).result() == 0
+    assert drive.one(op).result() == 0
     assert (tmp_path / "again").samefile(tmp_path / "file")
-    fails(ring, uring.Linkat("", tmp_path / "x", old_dir_fd=file), errno.ENOENT, "")
+    fails(uring.Linkat("", tmp_path / "x", old_dir_fd=file), errno.ENOENT, "")
 
 
-def test_renameat_moves_and_replaces(ring: uring.Ring, tmp_path: Path, directory: int) -> None:
+def test_renameat_moves_and_replaces(
+    drive: Any, fails: Callable[..., None], tmp_path: Path, directory: int
+) -> None:
     """The file has the new name, in the other directory, in the place of what had it."""
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "new").write_bytes(b"x")
     sub = os.open(tmp_path / "sub", os.O_PATH)
     op = uring.Renameat("file", "new", old_dir_fd=directory, new_dir_fd=Wrapper(sub))
-    assert one(ring, op).result() == 0
+    assert drive.one(op).result() == 0
     os.close(sub)
     assert (tmp_path / "sub" / "new").read_bytes() == b"0123456789"
     assert not (tmp_path / "file").exists()
-    fails(ring, uring.Renameat(tmp_path / "file", tmp_path / "x"), errno.ENOENT, tmp_path / "file")
+    fails(uring.Renameat(tmp_path / "file", tmp_path / "x"), errno.ENOENT, tmp_path / "file")
 
 
 def test_renameat_flags_reach_the_kernel(
-    ring: uring.Ring, tmp_path: Path, directory: int, monkeypatch: pytest.MonkeyPatch
+    drive: Any,
+    fails: Callable[..., None],
+    tmp_path: Path,
+    directory: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """NOREPLACE refuses an existing target, EXCHANGE swaps the two; both at once are EINVAL."""
     monkeypatch.chdir(tmp_path)
     Path("other").write_bytes(b"x")
     assert directory
     replace_not = uring.Renameat("file", "other", rename_flags=RenameFlags.NOREPLACE)
-    fails(ring, replace_not, errno.EEXIST, "file")
+    fails(replace_not, errno.EEXIST, "file")
     swap = uring.Renameat("file", "other", rename_flags=RenameFlags.EXCHANGE)
-    assert one(ring, swap).result() == 0
+    assert drive.one(swap).result() == 0
     assert Path("file").read_bytes() == b"x"
     both = RenameFlags.NOREPLACE | RenameFlags.EXCHANGE
-    fails(ring, uring.Renameat("file", "other", rename_flags=both), errno.EINVAL, "file")
+    fails(uring.Renameat("file", "other", rename_flags=both), errno.EINVAL, "file")
 
 
 # ---- extended attributes ----
 
 
-def test_xattr_is_set_and_read_by_path(ring: uring.Ring, tmp_path: Path, directory: int) -> None:
+def test_xattr_is_set_and_read_by_path(drive: Any, tmp_path: Path, directory: int) -> None:
     """The value is the bytes that were set, in any kind of buffer; with size 0 only its length."""
     assert directory
     path = tmp_path / "file"
     for value in (b"hello", bytearray(b"other"), memoryview(b"longer value"), b"", b"\0\xff"):
-        assert one(ring, uring.Setxattr(path, "user.n", value)).result() == 0
-        cqe = one(ring, uring.Getxattr(os.fsencode(path), b"user.n"))
+        assert drive.one(uring.Setxattr(path, "user.n", value)).result() == 0
+        cqe = drive.one(uring.Getxattr(os.fsencode(path), b"user.n"))
         assert cqe.res == len(value)
         assert cqe.result() == bytes(value) == os.getxattr(path, "user.n")
-        assert one(ring, uring.Getxattr(path, "user.n", size=0)).result() == len(value)
+        assert drive.one(uring.Getxattr(path, "user.n", size=0)).result() == len(value)
 
 
-def test_xattr_is_set_and_read_by_file(ring: uring.Ring, file: int) -> None:
+def test_xattr_is_set_and_read_by_file(ring: uring.Ring, drive: Any, file: int) -> None:
     """The same for open files, given in each way."""
     ring.register_files([file])
     files: tuple[Any, ...] = (file, Wrapper(file), Fixed(0))
     for number, fd in enumerate(files):
         value = b"value" * number
-        assert one(ring, uring.Fsetxattr(fd, "user.n", value)).result() == 0
+        assert drive.one(uring.Fsetxattr(fd, "user.n", value)).result() == 0
         assert os.getxattr(file, "user.n") == value
-        assert one(ring, uring.Fgetxattr(fd, "user.n")).result() == value
-        assert one(ring, uring.Fgetxattr(fd, "user.n", size=0)).result() == len(value)
+        assert drive.one(uring.Fgetxattr(fd, "user.n")).result() == value
+        assert drive.one(uring.Fgetxattr(fd, "user.n", size=0)).result() == len(value)
 
 
-def test_xattr_room_may_be_exact_or_too_small(ring: uring.Ring, file: int) -> None:
+def test_xattr_room_may_be_exact_or_too_small(
+    drive: Any, fails: Callable[..., None], file: int
+) -> None:
     """As many bytes as the value has are enough; one less is ERANGE."""
     os.setxattr(file, "user.n", b"hello")
-    assert one(ring, uring.Fgetxattr(file, "user.n", size=5)).result() == b"hello"
-    assert one(ring, uring.Fgetxattr(file, "user.n", size=6)).result() == b"hello"
-    fails(ring, uring.Fgetxattr(file, "user.n", size=4), errno.ERANGE)
+    assert drive.one(uring.Fgetxattr(file, "user.n", size=5)).result() == b"hello"
+    assert drive.one(uring.Fgetxattr(file, "user.n", size=6)).result() == b"hello"
+    fails(uring.Fgetxattr(file, "user.n", size=4), errno.ERANGE)
 
 
-def test_xattr_flags_reach_the_kernel(ring: uring.Ring, tmp_path: Path, file: int) -> None:
+def test_xattr_flags_reach_the_kernel(
+    drive: Any, fails: Callable[..., None], tmp_path: Path, file: int
+) -> None:
     """CREATE refuses what is there, REPLACE what is not, unknown flags are EINVAL."""
     path = tmp_path / "file"
     create = uring.Setxattr(path, "user.n", b"x", os.XATTR_CREATE)
-    assert one(ring, create).result() == 0
-    fails(ring, create, errno.EEXIST, path)
-    fails(ring, uring.Fsetxattr(file, "user.n", b"x", os.XATTR_CREATE), errno.EEXIST)
-    fails(ring, uring.Setxattr(path, "user.m", b"x", os.XATTR_REPLACE), errno.ENODATA, path)
-    fails(ring, uring.Fsetxattr(file, "user.m", b"x", os.XATTR_REPLACE), errno.ENODATA)
-    assert one(ring, uring.Fsetxattr(file, "user.n", b"y", os.XATTR_REPLACE)).result() == 0
-    fails(ring, uring.Fsetxattr(file, "user.n", b"y", 4), errno.EINVAL)
+    assert drive.one(create).result() == 0
+    fails(create, errno.EEXIST, path)
+    fails(uring.Fsetxattr(file, "user.n", b"x", os.XATTR_CREATE), errno.EEXIST)
+    fails(uring.Setxattr(path, "user.m", b"x", os.XATTR_REPLACE), errno.ENODATA, path)
+    fails(uring.Fsetxattr(file, "user.m", b"x", os.XATTR_REPLACE), errno.ENODATA)
+    assert drive.one(uring.Fsetxattr(file, "user.n", b"y", os.XATTR_REPLACE)).result() == 0
+    fails(uring.Fsetxattr(file, "user.n", b"y", 4), errno.EINVAL)
 
 
-def test_xattr_fails_as_the_os_does(ring: uring.Ring, tmp_path: Path, file: int) -> None:
+def test_xattr_fails_as_the_os_does(fails: Callable[..., None], tmp_path: Path, file: int) -> None:
     """A missing file or attribute, a namespace that there is not, too long a value, a closed fd."""
     path, missing = tmp_path / "file", tmp_path / "missing"
-    fails(ring, uring.Getxattr(missing, "user.n"), errno.ENOENT, missing)
-    fails(ring, uring.Setxattr(missing, "user.n", b""), errno.ENOENT, missing)
-    fails(ring, uring.Getxattr(path, "user.n"), errno.ENODATA, path)
-    fails(ring, uring.Fgetxattr(file, "user.n"), errno.ENODATA)
-    fails(ring, uring.Setxattr(path, "nonsense.n", b""), errno.EOPNOTSUPP, path)
-    fails(ring, uring.Setxattr(path, "user.n", bytes(65537)), errno.E2BIG, path)
-    fails(ring, uring.Getxattr(path, ""), errno.ERANGE, path)
-    fails(ring, uring.Fgetxattr(9999, "user.n"), errno.EBADF)
-    fails(ring, uring.Fsetxattr(9999, "user.n", b""), errno.EBADF)
-    fails(ring, uring.Fgetxattr(Fixed(0), "user.n"), errno.EBADF)
+    fails(uring.Getxattr(missing, "user.n"), errno.ENOENT, missing)
+    fails(uring.Setxattr(missing, "user.n", b""), errno.ENOENT, missing)
+    fails(uring.Getxattr(path, "user.n"), errno.ENODATA, path)
+    fails(uring.Fgetxattr(file, "user.n"), errno.ENODATA)
+    fails(uring.Setxattr(path, "nonsense.n", b""), errno.EOPNOTSUPP, path)
+    fails(uring.Setxattr(path, "user.n", bytes(65537)), errno.E2BIG, path)
+    fails(uring.Getxattr(path, ""), errno.ERANGE, path)
+    fails(uring.Fgetxattr(9999, "user.n"), errno.EBADF)
+    fails(uring.Fsetxattr(9999, "user.n", b""), errno.EBADF)
+    fails(uring.Fgetxattr(Fixed(0), "user.n"), errno.EBADF)
 
 
 def test_xattr_temporaries_live_until_the_operation_has_run(

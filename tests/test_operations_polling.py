@@ -4,7 +4,6 @@ import errno
 import gc
 import os
 import select
-import socket
 import struct
 import weakref
 from collections.abc import Iterator
@@ -42,14 +41,6 @@ class Wrapper:
     def fileno(self) -> int:
         """The descriptor."""
         return self.fd
-
-
-@pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Give two connected sockets."""
-    left, right = socket.socketpair()
-    with left, right:
-        yield left, right
 
 
 @pytest.fixture

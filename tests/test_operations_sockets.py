@@ -32,23 +32,11 @@ AssertRecord = Callable[..., None]
 
 
 @pytest.fixture
-def listener() -> Iterator[socket.socket]:
-    """Give a TCP socket that listens on the loopback."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        yield sock
-
-
-@pytest.fixture
 def udp() -> Iterator[socket.socket]:
     """Give a UDP socket with a name."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
         yield sock
-
-
-def descriptors() -> set[str]:
-    """The open descriptors of this process."""
-    return {path.name for path in Path("/proc/self/fd").iterdir()}
 
 
 def connect(listener: socket.socket, count: int) -> list[socket.socket]:
@@ -191,7 +179,9 @@ def test_sockaddr_knows_its_family() -> None:
 # ---- registered files ----
 
 
-def test_socket_makes_registered_files(ring: uring.Ring, one: One, fails: Fails) -> None:
+def test_socket_makes_registered_files(
+    ring: uring.Ring, descriptors: Callable[[], set[str]], one: One, fails: Fails
+) -> None:
     """A slot is filled and is the result; AUTO takes free ones, then ENFILE; no descriptor."""
     ring.register_files([-1] * 3)
     before = descriptors()
@@ -291,7 +281,7 @@ def test_accept_multishot_gives_one_descriptor_each(
 
 
 def test_accept_multishot_fills_slots_until_there_are_none(
-    ring: uring.Ring, drain: Drain, listener: socket.socket
+    ring: uring.Ring, descriptors: Callable[[], set[str]], drain: Drain, listener: socket.socket
 ) -> None:
     """With AUTO each is a registered file; the one too many ends it with ENFILE."""
     ring.register_files([-1] * 2)
@@ -323,7 +313,7 @@ def test_accept_multishot_dontwait_ends_when_nobody_waits(
 
 
 def test_accept_multishot_descriptors_that_nobody_collects_are_closed(
-    ring: uring.Ring, listener: socket.socket
+    ring: uring.Ring, descriptors: Callable[[], set[str]], listener: socket.socket
 ) -> None:
     """Three connections that were accepted and not copied out are closed with the ring."""
     ring.queue(uring.AcceptMultishot(listener))
@@ -482,7 +472,9 @@ def test_getsockopt_of_a_filter_has_room_for_its_instructions(one: One, fails: F
         assert (cqe.res, cqe.result()) == (100, b"")
 
 
-def test_getsockopt_that_makes_a_descriptor_does_not_leak_it(ring: uring.Ring, one: One) -> None:
+def test_getsockopt_that_makes_a_descriptor_does_not_leak_it(
+    ring: uring.Ring, descriptors: Callable[[], set[str]], one: One
+) -> None:
     """SO_PEERPIDFD is the caller's when it was copied out, and closed with the ring when not."""
     left, right = socket.socketpair()
     with left, right:

@@ -48,19 +48,6 @@ def pair() -> Iterator[Pair]:
 
 
 @pytest.fixture
-def udp() -> Iterator[Pair]:
-    """Give two UDP sockets, each with a name and not connected."""
-    with (
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as left,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as right,
-    ):
-        for sock in (left, right):
-            sock.settimeout(SECONDS)
-            sock.bind(("127.0.0.1", 0))
-        yield left, right
-
-
-@pytest.fixture
 def registered(ring: uring.Ring) -> Iterator[memoryview]:
     """Give a page that is registered as buffer 1 of two."""
     page = mmap.mmap(-1, mmap.PAGESIZE)

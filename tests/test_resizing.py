@@ -63,7 +63,28 @@ def publish(ring: Ring, count: int, first: int) -> None:
         shim.sq_tail[0] = (shim.sq_tail[0] + 1) & 0xFFFFFFFF
 
 
+def mapped() -> int:
+    """How many bytes of rings this process has mapped."""
+    total = 0
+    for line in Path("/proc/self/maps").read_text("ascii").splitlines():
+        if line.endswith("[io_uring]"):
+            start, end = line.split()[0].split("-")
+            total += int(end, 16) - int(start, 16)
+    return total
+
+
 # ---- what it does ----
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_resize_maps_what_a_new_ring_maps(shape: F) -> None:
+    """A ring of 4096 entries has as much memory mapped, however it came to have them."""
+    others = mapped()
+    with Ring(4096, flags=DEFER | shape):
+        expected = mapped()
+    with Ring(8, flags=DEFER | shape) as ring:
+        ring.resize(4096)
+        assert mapped() == expected > others
 
 
 @pytest.mark.parametrize("entries", SIZES)
@@ -425,7 +446,9 @@ def test_resize_while_other_threads_look(ring_refusal: str) -> None:
 
 
 def test_resize_waits_for_who_is_inside(
-    missing_page: tuple[mmap.mmap, int, threading.Event], ring_refusal: str
+    missing_page: tuple[mmap.mmap, int, threading.Event],
+    ring_refusal: str,
+    until: Callable[..., None],
 ) -> None:
     """A thread that is copying out of the queue is not left without it."""
     assert not ring_refusal
@@ -440,8 +463,7 @@ def test_resize_waits_for_who_is_inside(
         )
         copying.start()
         stat = Path(f"/proc/self/task/{copying.native_id}/wchan")
-        while "userfault" not in stat.read_text(encoding="ascii"):
-            time.sleep(0.001)
+        until(lambda: "userfault" in stat.read_text(encoding="ascii"))
         start = time.monotonic()
         threading.Timer(0.2, released.set).start()
         ring.resize(64)
@@ -493,18 +515,23 @@ def test_resize_from_signal_handlers(ring_refusal: str) -> None:
 
 
 def run(program: str) -> subprocess.CompletedProcess[str]:
-    """Run a program as a process of its own."""
+    """Run a program as a process of its own, which can import what is in the folder `faults`."""
     command = [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(program)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    faults = Path(__file__).parent / "faults"
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, cwd=faults
+    )
 
 
-def test_resize_without_memory_closes_the_ring(ring_refusal: str) -> None:
-    """The mapping fails: RegisterError, a closed ring, no descriptor left, and memory kept."""
+@pytest.mark.parametrize("offset", [0x10000000, 0], ids=["SQEs", "rings"])
+def test_resize_without_memory_closes_the_ring(ring_refusal: str, offset: int) -> None:
+    """Either mapping fails: RegisterError, a closed ring, no descriptor left, and memory kept."""
     assert not ring_refusal
     ended = run(
-        """
-        import errno, gc, os, resource, sys, warnings, weakref
+        f"""
+        import errno, gc, os, sys, warnings, weakref
         import uring
+        from fault_filters import MMAP, refuse
         from uring import SetupFlags as F
 
         warnings.simplefilter("always")
@@ -520,8 +547,7 @@ def test_resize_without_memory_closes_the_ring(ring_refusal: str) -> None:
         ring.queue(uring.Read(read, memory, offset=-1))
         ring.submit()
         del memory
-        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + 2**20, -1))
+        refuse(MMAP, errno.ENOMEM, {{4: ring.fd, 5: {offset}}})
         try:
             ring.resize(32768)
         except uring.RegisterError as error:

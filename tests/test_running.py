@@ -79,25 +79,12 @@ class Tracked(bytearray):
     """A bytearray that can be referred to weakly."""
 
 
-def descriptors() -> set[str]:
-    """Every descriptor that is open, but not that of the listing itself."""
-    return {path.name for path in Path("/proc/self/fd").iterdir() if path.is_symlink()}
-
-
 @contextmanager
 def promptly() -> Iterator[None]:
     """Assert that what is inside ends soon."""
     started = time.monotonic()
     yield
     assert time.monotonic() - started < SOON
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for what another thread or the kernel brings about, and gives no descriptor for."""
-    deadline = time.monotonic() + SOON
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def is_whole(ring: Ring) -> None:
@@ -326,7 +313,9 @@ def test_chosen_number_is_not_drawn_for_another_of_the_batch(ring: Ring, place: 
     is_whole(ring)
 
 
-def test_number_in_use_is_refused(ring: Ring, pipe: tuple[int, int]) -> None:
+def test_number_in_use_is_refused(
+    ring: Ring, until: Callable[..., None], pipe: tuple[int, int]
+) -> None:
     """A chosen number that is queued, in flight or another run's is refused; nothing is lost."""
     batch = Batch([Nop(), Nop(user_data=5)])
     ring.queue(Read(pipe[0], bytearray(1)), user_data=5)
@@ -351,7 +340,7 @@ def test_number_in_use_is_refused(ring: Ring, pipe: tuple[int, int]) -> None:
 
 
 def test_drawn_numbers_are_not_those_that_another_run_chose(
-    ring: Ring, pipe: tuple[int, int]
+    ring: Ring, until: Callable[..., None], pipe: tuple[int, int]
 ) -> None:
     """While a run has a number of the ring's kind, no run and no queue() draws that one."""
     first = ring.run([Nop()])[0].user_data
@@ -411,7 +400,9 @@ def test_accept_tells_each_run_its_own_address(ring: Ring) -> None:
         assert [op.sqe() for op in (batch[1],)] == [Nop().sqe()]
 
 
-def test_openat_opens_a_new_file_in_each_run(ring: Ring) -> None:
+def test_openat_opens_a_new_file_in_each_run(
+    ring: Ring, descriptors: Callable[[], set[str]]
+) -> None:
     """The same batch of opens gives new descriptors each time, and closes none."""
     batch = Batch([Openat("/dev/null"), Socket(), Openat("/no/such/file")])
     before = descriptors()
@@ -527,7 +518,9 @@ HUNG: Final = [
 
 @pytest.mark.parametrize("kind", HUNG)
 @pytest.mark.parametrize("timeout", [0, 0.02])
-def test_timeout_cancels_and_leaves_nothing(kind: str, timeout: float) -> None:
+def test_timeout_cancels_and_leaves_nothing(
+    kind: str, timeout: float, descriptors: Callable[[], set[str]]
+) -> None:
     """Whatever hangs is cancelled, promptly: nothing is in flight, pinned or open afterwards."""
     buffer = Tracked(64)
     with Ring(8) as ring, ExitStack() as stack, promptly():
@@ -560,6 +553,7 @@ def test_run_refuses_what_is_no_time(ring: Ring, timeout: Any) -> None:
 
 def test_descriptor_zero_is_not_taken_for_the_result_of_what_never_ran(
     pipe: tuple[int, int],
+    descriptors: Callable[[], set[str]],
 ) -> None:
     """A run that is left with opens that were never submitted closes no descriptor of others."""
     with Ring(1) as ring:
@@ -571,7 +565,9 @@ def test_descriptor_zero_is_not_taken_for_the_result_of_what_never_ran(
         assert descriptors() == before
 
 
-def test_descriptor_zero_is_closed_when_a_lost_result_is_it(pipe: tuple[int, int]) -> None:
+def test_descriptor_zero_is_closed_when_a_lost_result_is_it(
+    pipe: tuple[int, int], descriptors: Callable[[], set[str]]
+) -> None:
     """When the lost open was given the number 0, that is closed as any other."""
     with Ring(8) as ring:
         os.close(0)
@@ -595,7 +591,7 @@ def test_timeout_leaves_other_operations_alone(ring: Ring, pipe: tuple[int, int]
 
 
 def test_drained_operation_behind_one_of_others_can_be_left(
-    ring: Ring, pipe: tuple[int, int]
+    ring: Ring, until: Callable[..., None], pipe: tuple[int, int]
 ) -> None:
     """A run that waits behind somebody else's read is left promptly, and the read goes on."""
     ring.queue(Read(pipe[0], bytearray(1)), user_data=7)
@@ -608,7 +604,7 @@ def test_drained_operation_behind_one_of_others_can_be_left(
 
 
 @pytest.mark.parametrize("kind", HUNG)
-def test_ctrl_c_cancels_and_leaves_nothing(kind: str) -> None:
+def test_ctrl_c_cancels_and_leaves_nothing(kind: str, descriptors: Callable[[], set[str]]) -> None:
     """An exception from a signal handler leaves the run, with everything cancelled and free."""
     buffer = Tracked(64)
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
@@ -835,7 +831,12 @@ def test_wait_that_a_run_has_overtaken_does_not_hang(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("kind", ["all placed", "more than fits", "chain", "drained"])
-def test_close_by_another_thread_ends_a_run(kind: str, pipe: tuple[int, int]) -> None:
+def test_close_by_another_thread_ends_a_run(
+    kind: str,
+    pipe: tuple[int, int],
+    descriptors: Callable[[], set[str]],
+    until: Callable[..., None],
+) -> None:
     """A run whose ring is closed says so at once, with nothing pinned or left open."""
     buffer = bytearray(8)
     read = Read(pipe[0], buffer)
@@ -873,7 +874,9 @@ def test_wrong_thread_is_told() -> None:
 # ---- refusals ----
 
 
-def test_refused_run_leaves_the_ring_as_it_was(ring: Ring) -> None:
+def test_refused_run_leaves_the_ring_as_it_was(
+    ring: Ring, descriptors: Callable[[], set[str]]
+) -> None:
     """Whatever is wrong with the operations, nothing is submitted, and what was queued stays."""
     number = ring.queue(Nop())
     wrong: list[Any] = [
@@ -1033,7 +1036,9 @@ def test_failed_zero_copy_send_has_one_result(ring: Ring) -> None:
     is_whole(ring)
 
 
-def test_runs_many_times_leave_nothing(ring: Ring, file: BinaryIO) -> None:
+def test_runs_many_times_leave_nothing(
+    ring: Ring, descriptors: Callable[[], set[str]], file: BinaryIO
+) -> None:
     """Numbers, descriptors and what is in flight are as before after a thousand runs."""
     batches = [ReadMany(file, bytearray(8), range(8)), Batch([Nop(), Nop(user_data=3)])]
     before = descriptors()

@@ -5,7 +5,6 @@ import gc
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -301,16 +300,8 @@ class Held:
         assert [cqe.res for cqe in self._ring.copy_cqes(wait_nr=1, timeout=SOON)] == [1]
 
 
-def until(condition: Callable[[], object]) -> None:
-    """Wait for what another thread brings about."""
-    deadline = time.monotonic() + SOON
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
 def test_statx_many_may_be_dropped_while_another_thread_runs_it(
-    ring: Ring, pipe: tuple[int, int], files: list[str]
+    ring: Ring, until: Callable[..., None], pipe: tuple[int, int], files: list[str]
 ) -> None:
     """The run alone keeps the paths and the room until it has ended."""
     held = Held(ring, pipe)
@@ -370,6 +361,7 @@ def cut_short_by_ctrl_c(ring: Ring, batch: StatxMany) -> BaseException:
 @pytest.mark.parametrize("cut_short", [cut_short_by_timeout, cut_short_by_ctrl_c])
 def test_statx_many_that_is_left_in_flight_keeps_its_memory(
     ring: Ring,
+    until: Callable[..., None],
     pipe: tuple[int, int],
     files: list[str],
     cut_short: Callable[[Ring, StatxMany], BaseException],

@@ -10,7 +10,7 @@ import signal
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import attrs
@@ -142,12 +142,13 @@ def test_min_timeout_goes_on_after_signals(ring: Ring) -> None:
     assert len(seen) > 3
 
 
-def test_min_timeout_while_another_thread_waits(ring: Ring, pipe: tuple[int, int]) -> None:
+def test_min_timeout_while_another_thread_waits(
+    ring: Ring, until: Callable[..., None], pipe: tuple[int, int]
+) -> None:
     """A waiter keeps the head where it is; what was taken before it does not end this wait."""
     thread = threading.Thread(target=ring.submit_and_wait, args=(5,), kwargs={"timeout": LONG})
     thread.start()
-    while lib.uring_waiters(ring._shim) == 0:
-        time.sleep(0.001)
+    until(lambda: lib.uring_waiters(ring._shim) > 0)
     ring.queue_all([Nop()] * 2)
     ring.submit()
     assert len(ring.copy_cqes()) == 2
@@ -214,7 +215,7 @@ def fewest_blocked(enough: int) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("enabled", [True, False])
 def test_iowait_counts_only_where_it_is_enabled(
-    enabled: bool, ring_refusal: str, pipe: tuple[int, int]
+    enabled: bool, ring_refusal: str, pipe: tuple[int, int], until: Callable[..., None]
 ) -> None:
     """Twelve threads that wait are in iowait (procs_blocked in /proc/stat), or are not."""
     assert not ring_refusal
@@ -230,8 +231,7 @@ def test_iowait_counts_only_where_it_is_enabled(
     for ring, thread in zip(rings, threads, strict=True):
         ring.iowait_enabled = enabled
         thread.start()
-    while not all(lib.uring_waiters(ring._shim) for ring in rings):
-        time.sleep(0.001)
+    until(lambda: all(lib.uring_waiters(ring._shim) for ring in rings))
     time.sleep(SHORT)  # from being counted to being asleep; were it too short, True would fail
     least = fewest_blocked(12 if enabled else 11)
     os.write(pipe[1], bytes(12))
@@ -494,14 +494,13 @@ def fill(ring: Ring) -> None:
         ring._shim.sq_tail[0] += 1
 
 
-def test_sq_room_wakes_a_poller_that_sleeps(ring_refusal: str) -> None:
+def test_sq_room_wakes_a_poller_that_sleeps(ring_refusal: str, until: Callable[..., None]) -> None:
     """The queue is full and its thread asleep: the wait wakes it, with and without a timeout."""
     assert not ring_refusal
     with Ring(8, flags=F.SQPOLL, sq_thread_idle_ms=1) as ring:
         assert ring.wait_sq_room() == 8
         for timeout in (None, LONG):
-            while not ring.sq.flags & uring.SQRingFlags.NEED_WAKEUP:
-                time.sleep(0.001)
+            until(lambda: ring.sq.flags & uring.SQRingFlags.NEED_WAKEUP)
             fill(ring)
             with takes(0):
                 assert ring.wait_sq_room(timeout=timeout) == 8
@@ -576,7 +575,9 @@ def test_sq_room_is_waited_for_without_the_gil(stuck: tuple[Ring, threading.Even
         ring.wait_sq_room()
 
 
-def test_closing_ends_a_wait_for_sq_room(stuck: tuple[Ring, threading.Event]) -> None:
+def test_closing_ends_a_wait_for_sq_room(
+    stuck: tuple[Ring, threading.Event], until: Callable[..., None]
+) -> None:
     """Who waits while the ring is closed by another thread gets RingClosedError."""
     ring, released = stuck
     errors: list[BaseException] = []
@@ -589,11 +590,9 @@ def test_closing_ends_a_wait_for_sq_room(stuck: tuple[Ring, threading.Event]) ->
 
     waiter, closer = threading.Thread(target=wait), threading.Thread(target=ring.close)
     waiter.start()
-    while lib.uring_waiters(ring._shim) == 0:
-        time.sleep(0.001)
+    until(lambda: lib.uring_waiters(ring._shim) > 0)
     closer.start()
-    while not ring.closed:
-        time.sleep(0.001)
+    until(lambda: ring.closed)
     released.set()
     closer.join(LONG)
     waiter.join(LONG)

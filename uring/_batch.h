@@ -37,13 +37,13 @@ static uint32_t run_find(const struct uring_run *run, uint64_t number)
                                                        : UINT32_MAX;
     while (low < high) {
         uint32_t middle = low + (high - low) / 2;
-        if (run->by_number[2 * middle] < number)
+        if (run->by_number[2 * (size_t)middle] < number)
             low = middle + 1;
         else
             high = middle;
     }
-    if (low < run->count && run->by_number[2 * low] == number)
-        return (uint32_t)run->by_number[2 * low + 1];
+    if (low < run->count && run->by_number[2 * (size_t)low] == number)
+        return (uint32_t)run->by_number[2 * (size_t)low + 1];
     return UINT32_MAX;
 }
 
@@ -79,7 +79,7 @@ static uint32_t run_fitting(const struct uring_run *run, uint32_t room)
 {
     uint32_t left = run->count - run->placed, fits = left < room ? left : room;
     const char *next = run->sqes + (size_t)run->placed * SQE_SIZE;
-    if (fits < left)
+    if (room < left)
         while (fits > 0 && is_linked(next + (size_t)(fits - 1) * SQE_SIZE))
             fits--;
     return fits;
@@ -350,14 +350,15 @@ static int64_t uring_encode_parts(char *sqes, const struct uring_parts *parts)
         uint64_t room = parts->buffers ? (uint64_t)parts->sizes[i] : parts->size - used;
         uint64_t address = (uint64_t)(uintptr_t)(parts->buffers ? parts->buffers[i]
                                                                 : parts->buffer + used);
-        uint32_t length32 = (uint32_t)length;
+        uint32_t length32;
         if (offset < 0)
             return (int64_t)i << 3 | PART_OFFSET;
         if (length < 0 || length > UINT32_MAX)
             return (int64_t)i << 3 | PART_LENGTH;
         if ((uint64_t)length > room)
             return (int64_t)i << 3 | PART_ROOM;
-        used += (uint64_t)length;
+        length32 = (uint32_t)length;
+        used += length32;
         memcpy(sqe, parts->pattern, SQE_SIZE);
         if (parts->fds) {
             int32_t fd = (int32_t)parts->fds[i];
@@ -366,7 +367,7 @@ static int64_t uring_encode_parts(char *sqes, const struct uring_parts *parts)
             memcpy(sqe + SQE_FD, &fd, sizeof fd);
         }
         if (parts->flags)
-            sqe[1] |= parts->flags[i];
+            sqe[1] = (char)(sqe[1] | parts->flags[i]);
         memcpy(sqe + SQE_OFF, &offset, sizeof offset);
         memcpy(sqe + SQE_ADDR, &address, sizeof address);
         memcpy(sqe + SQE_LEN, &length32, sizeof length32);

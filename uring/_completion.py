@@ -403,7 +403,7 @@ class CompletionSide(LandingSide):
         if isinstance(timeout, WaitArg):
             if min_timeout is not None:
                 raise ValueError("min_timeout stands in the registered arguments: set() it there")
-            if not timeout.is_of(self._shim):
+            if not timeout._is_of(self._shim):
                 raise ValueError(f"{timeout!r} was registered with another ring")
             arg = timeout
             timeout, min_timeout = arg.timeout, arg.min_timeout

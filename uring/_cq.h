@@ -62,7 +62,7 @@ static void cqe_copy(char *out, const char *cqe, uint32_t size)
     if (size == CQE_SIZE)
         memcpy(out, cqe, CQE_SIZE);
     else
-        memcpy(out, cqe, 2 * CQE_SIZE);
+        memcpy(out, cqe, 2 * (size_t)CQE_SIZE);
 }
 
 /* Copies `count` CQEs from `place` on, around the end of the queue. */
@@ -85,6 +85,8 @@ static void cq_copy(const struct uring *ring, uint32_t place, uint32_t count, ch
  * before. So we blot that place out when we have passed it. When it is found so, nothing is there;
  * and what belongs there is in the last place, if that was a filler when we passed it. As long as
  * that may come to be, the head stays before the filler, or the kernel could use the place again.
+ * The tail may so come to be one beyond a full queue: who only counts has blotted nothing out, and
+ * must not count the first place twice.
  */
 static uint32_t mixed_head(const struct uring *ring)
 {
@@ -128,7 +130,8 @@ static struct mixed_place mixed_look(const struct uring *ring, uint32_t place,
 {
     struct mixed_place found = {.cqe = cq_at(ring, place), .size = CQE_SIZE, .places = 1};
     uint32_t flags = load_acquire((const uint32_t *)(const void *)(found.cqe + CQE_FLAGS));
-    if ((place & ring->cq_mask) == 0 && memcmp(found.cqe, blot, CQE_SIZE) == 0) {
+    if ((place & ring->cq_mask) == 0 &&
+        (memcmp(found.cqe, blot, CQE_SIZE) == 0 || place - ring->cq_taken == ring->cq_entries)) {
         found.cqe = after_filler ? cq_at(ring, place - 1) : NULL;
     } else if (flags & CQE_SKIP) {
         found.cqe = NULL;
@@ -161,8 +164,8 @@ __attribute__((noinline)) static uint32_t mixed_take(struct uring *ring, uint32_
     uint32_t end = taken + ready;
     while ((int32_t)(end - taken) > 0) {
         struct mixed_place found = mixed_look(ring, taken, ring->after_filler);
-        char cqe[2 * CQE_SIZE] = {0};
         if (found.cqe != NULL) {
+            char cqe[2 * CQE_SIZE] = {0};
             memcpy(cqe, found.cqe, found.size);
             if (ring->runs == NULL || !run_takes(ring, cqe)) {
                 if (ring->inbox_count == ring->cq_entries || (ring->runs == NULL && max_nr-- == 0))

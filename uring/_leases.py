@@ -25,7 +25,6 @@ from uring._ffi import ffi, lib
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     from uring._uring import CData
 
@@ -85,12 +84,7 @@ class Lease:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _value: BaseException | None,
-        _traceback: "TracebackType | None",
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.release()
 
     def __repr__(self) -> str:

@@ -11,6 +11,9 @@ static size_t whole_pages(size_t size)
     return (size + page - 1) / page * page;
 }
 
+/* Of an SQE or CQE: twice as much with the flag that says so. */
+static uint32_t slot_bytes(uint32_t size, uint32_t doubled) { return doubled ? 2 * size : size; }
+
 /* `wanted`, as the kernel rounds and clamps it. */
 static uint32_t granted_entries(uint32_t wanted, uint32_t most)
 {
@@ -30,8 +33,8 @@ static int lend_memory(struct uring *ring, uint32_t entries, struct uring_params
     uint32_t sq = granted_entries(entries, ENTRIES_MAX);
     uint32_t cq = granted_entries(p->flags & SETUP_CQSIZE ? p->cq_entries : 2 * sq,
                                   2 * ENTRIES_MAX);
-    size_t cq_size = (size_t)cq * (CQE_SIZE << !!(p->flags & SETUP_CQE32));
-    size_t sqe_size = (size_t)sq * (SQE_SIZE << !!(p->flags & SETUP_SQE128));
+    size_t cq_size = (size_t)cq * slot_bytes(CQE_SIZE, p->flags & SETUP_CQE32);
+    size_t sqe_size = (size_t)sq * slot_bytes(SQE_SIZE, p->flags & SETUP_SQE128);
     size_t start = whole_pages(RINGS_MAX + cq_size + sq * sizeof(uint32_t));
     size_t size = start + whole_pages(sqe_size);
     void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE,
@@ -59,7 +62,7 @@ static void uring_unmap(struct uring *ring)
         munmap(ring->region, ring->region_size);
     ring->region_is_ours = 0;
     ring->memory = NULL;
-    ring->ring_map = NULL;
+    ring_map_set(ring, NULL);
 }
 
 /* `ring` is zeroed memory; uring_exit() undoes this, with or without a uring_map() in between. */
@@ -141,9 +144,9 @@ static int uring_map(struct uring *ring, const struct uring_params *p, char *inb
     ring->features = p->features;
     ring->sq_entries = p->sq_entries;
     ring->cq_entries = p->cq_entries;
-    ring->sqe_size = SQE_SIZE << !!(p->flags & SETUP_SQE128);
+    ring->sqe_size = slot_bytes(SQE_SIZE, p->flags & SETUP_SQE128);
     ring->is_mixed = !!(p->flags & SETUP_CQE_MIXED);
-    ring->slot_size = CQE_SIZE << !!(p->flags & SETUP_CQE32);
+    ring->slot_size = slot_bytes(CQE_SIZE, p->flags & SETUP_CQE32);
     ring->cqe_size = ring->is_mixed ? MIXED_SIZE : ring->slot_size;
     cq_size = p->cq_off.cqes + (size_t)p->cq_entries * ring->slot_size;
     ring->ring_map_size = sq_size > cq_size ? sq_size : cq_size;
@@ -167,7 +170,7 @@ static int uring_map(struct uring *ring, const struct uring_params *p, char *inb
         }
     }
     ring->inbox = inbox;
-    ring->ring_map = ring_map;
+    ring_map_set(ring, ring_map);
     pthread_mutex_init(&ring->sq_lock, NULL);
     pthread_mutex_init(&ring->cq_lock, NULL);
     point_into_map(ring, p);

@@ -6,7 +6,6 @@ array of buffers. Control data is a row of struct cmsghdr, each with the bytes t
 """
 
 import array
-import operator
 import socket
 import struct
 from collections.abc import Iterable
@@ -263,9 +262,7 @@ def decode_multishot(lease: Lease, namelen: int, ancbufsize: int) -> Message:
 
 def checked_flags(msg_flags: int) -> int:
     """Refuse the flag that makes the kernel write its structures for 32-bit processes."""
-    if not isinstance(msg_flags, int):
-        raise TypeError(f"msg_flags must be an integer, not {msg_flags!r}")
-    exact = operator.index(msg_flags)
+    exact = check_range("msg_flags", msg_flags, 0, UINT32_MAX)
     if exact & _MSG_CMSG_COMPAT:
         raise ValueError("msg_flags must not have MSG_CMSG_COMPAT (0x80000000)")
     return exact

@@ -96,7 +96,7 @@ static int resize_map(struct uring *ring, const struct uring_params *p)
         munmap(ring->sqe_map, ring->sqe_map_size);
         return -ENOTRECOVERABLE;
     }
-    ring->ring_map = ring_map;
+    ring_map_set(ring, ring_map);
     ring->sq_entries = p->sq_entries;
     point_into_map(ring, p);
     return 0;
@@ -118,7 +118,7 @@ static void resize_clear_flags(const struct uring *ring)
 static void resize_give_up(struct uring *ring)
 {
     __atomic_store_n(&ring->closing, CLOSING, __ATOMIC_SEQ_CST);
-    ring->ring_map = NULL;
+    ring_map_set(ring, NULL);
     uring_unmap(ring);
     if (__atomic_exchange_n(&ring->is_open, 0, __ATOMIC_SEQ_CST))
         (void)close(ring->fd);
@@ -151,7 +151,7 @@ static int resize(struct uring *ring, uint64_t start, struct uring_params *p)
         free(stash);
         return ret;
     }
-    if (p->sq_off.array == 0) /* so up to 7.0 */
+    if (p->sq_off.array == 0 && ring->sq_array != 0) /* so up to 7.0 */
         p->sq_off.array = array_place(ring, p->cq_entries);
     ring->cq_entries = p->cq_entries; /* as many fit into the inbox: see the look above */
     cq_take(ring, p->cq_entries);     /* from the old queue, which stands as long as it is mapped */

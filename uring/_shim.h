@@ -216,6 +216,12 @@ static int is_forked(const struct uring *ring)
 
 /* ---- joining and parting ---- */
 
+/* Atomic, for who has not joined looks whether there is one; who has joined, sees `closing`. */
+static void ring_map_set(struct uring *ring, char *map)
+{
+    __atomic_store_n(&ring->ring_map, map, __ATOMIC_RELAXED);
+}
+
 static void uring_part(struct uring *ring)
 {
     __atomic_sub_fetch(&ring->users, 1, __ATOMIC_SEQ_CST);
@@ -228,7 +234,7 @@ static void uring_part(struct uring *ring)
  */
 static int uring_join(struct uring *ring)
 {
-    if (ring->ring_map == NULL)
+    if (__atomic_load_n(&ring->ring_map, __ATOMIC_RELAXED) == NULL)
         return -ESHUTDOWN;
     if (is_forked(ring))
         return -EOWNERDEAD;

@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from enum import Enum
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 from uring._checks import check_range
 from uring._completion import deadline_ns, without
@@ -21,9 +21,6 @@ from uring._running import RunSide
 from uring.completions import CQE, close_all, descriptors_of
 from uring.errors import UringError
 from uring.sqe import UINT64_MAX, Queueable
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 _CLOSE_SECONDS: Final = 30.0  # as Ring.close() waits for what it has cancelled
 _SLICE_NS: Final = 50_000_000  # then what is still there is cancelled again
@@ -136,20 +133,16 @@ class Stream(Iterator[CQE]):
         May be called any number of times. What the kernel does not end within 30 s stays in flight,
         with a RuntimeWarning; its completions then come out of `Ring.copy_cqes()`.
         """
-        if self.outcome is None and self._ring._refusal is None:
-            self._ring._end_stream(self, time.monotonic() + _CLOSE_SECONDS)
-        self._ring._set_apart(self.user_data, is_ended=True)
+        if self._ring._refusal is None:  # else what is left is the closing ring's to take back
+            if self.outcome is None:
+                self._ring._end_stream(self, time.monotonic() + _CLOSE_SECONDS)
+            self._ring._set_apart(self.user_data, is_ended=True)
         self._is_open = False
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _value: BaseException | None,
-        _traceback: "TracebackType | None",
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def __del__(self) -> None:
@@ -208,7 +201,8 @@ class StreamSide(RunSide):
             self.submit()
             return Stream(self, op, number)
         except BaseException:
-            self._set_apart(number, is_ended=True)
+            if self._refusal is None:  # as in Stream.close()
+                self._set_apart(number, is_ended=True)
             raise
 
     def _set_apart(self, number: int, *, is_ended: bool = False) -> None:

@@ -3,6 +3,7 @@
 import faulthandler
 import gc
 import os
+import queue
 import resource
 import socket
 import sys
@@ -470,16 +471,14 @@ def child_exits_with_leases_and_streams() -> None:
 def threads_give_back_while_groups_come_and_go() -> None:
     """Six threads release leases while the group is closed and its number used again."""
     case = Case()
-    queue: list[Any] = []
-    stop = threading.Event()
+    leases: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def release() -> None:
-        while not stop.is_set() or queue:
-            with suppress(IndexError):
-                lease = queue.pop()
-                part = lease.view[1:]
-                lease.release()
-                assert bytes(part) == b"ello"
+        for lease in iter(leases.get, None):
+            part = lease.view[1:]
+            lease.release()
+            assert bytes(part) == b"ello"
+            del lease, part  # or the group lives until the next one comes
 
     threads = [threading.Thread(target=release, daemon=True) for _ in range(6)]
     for thread in threads:
@@ -492,14 +491,15 @@ def threads_give_back_while_groups_come_and_go() -> None:
             case.theirs.send(b"hello")
             case.ring.queue(RecvSelect(case.ours, group))
             case.ring.submit()
-            queue.append(case.ring.copy_cqe(timeout=5).result())
+            leases.put(case.ring.copy_cqe(timeout=5).result())
         for closer in closers:
             closer.start()
         for closer in closers:
             join(closer)
         assert group.closed
     sys.setswitchinterval(0.005)
-    stop.set()
+    for _ in threads:
+        leases.put(None)
     for thread in threads:
         join(thread)
     case.settle()

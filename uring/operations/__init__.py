@@ -1,5 +1,8 @@
 """
-The operations, a file per family: files, paths, sockets, polling, timeouts, control.
+The operations, a file per family: files, paths, sockets, polling, timeouts, control and so on.
+
+Each docstring has a paragraph on its completion: what res is, and in which cases it is the negative
+of which errno. `CQE.result()` then raises the OSError of that errno: FileNotFoundError for ENOENT.
 
 `_base` holds the mechanism that they share, `_targets` what names another operation.
 """

@@ -1,14 +1,14 @@
 """Operations on a buffer that the kernel takes from a group of provided buffers."""
 
 import errno
-import operator
 import socket
 from typing import Any, ClassVar
 
+from uring._checks import check_range
 from uring._leases import Lease
 from uring.flags import CQEFlags
 from uring.operations._base import SELECT, Operation, operation
-from uring.sqe import FileLike, Filename, Group, buffer_group
+from uring.sqe import UINT32_MAX, FileLike, Filename, Group, buffer_group
 
 
 class GroupPin:
@@ -83,12 +83,10 @@ def lease_of(memory: object) -> Lease | None:
 
 def received_flags(msg_flags: int, group: Group) -> int:
     """Refuse the flag that makes ``cqe->res`` more than the kernel has put into the buffer."""
-    if not isinstance(msg_flags, int):
-        raise TypeError(f"msg_flags must be an integer, not {msg_flags!r}")
-    msg_flags = operator.index(msg_flags)
-    if msg_flags & socket.MSG_TRUNC and not isinstance(group, int):
+    exact = check_range("msg_flags", msg_flags, 0, UINT32_MAX)
+    if exact & socket.MSG_TRUNC and not isinstance(group, int):
         raise ValueError(
             "with MSG_TRUNC the result may be more than the buffer has, so nobody could tell which"
             " buffers it is about: use RecvmsgMultishot, whose messages tell both"
         )
-    return msg_flags
+    return exact

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from uring._checks import check_flags
 from uring.flags import AcceptFlags, SendRecvFlags
 
 NO_SENDRECV: Final = SendRecvFlags(0)
@@ -14,10 +15,5 @@ ACCEPT_FLAGS: Final = AcceptFlags.DONTWAIT | AcceptFlags.POLL_FIRST
 def checked(
     flags: SendRecvFlags | AcceptFlags, allowed: SendRecvFlags | AcceptFlags = POLL_FIRST
 ) -> int:
-    """Refuse flags that make another operation of this one, and would misread its fields."""
-    kind = type(allowed)
-    if type(flags) not in {kind, int}:
-        raise TypeError(f"ioprio_flags must be {kind.__name__}, not {flags!r}")
-    if flags & ~allowed:
-        raise ValueError(f"ioprio_flags may be {allowed!r}, not {kind(flags)!r}")
-    return flags
+    """Refuse flags that would misread the operation's fields."""
+    return check_flags("ioprio_flags", flags, allowed)

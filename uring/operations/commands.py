@@ -57,11 +57,10 @@ class _Command(Operation):
 
 def _one_shot(flags: object) -> int:
     """Refuse the flag that makes another operation of this one, and would misread its group."""
-    if not isinstance(flags, int):
-        raise TypeError(f"uring_cmd_flags must be UringCmdFlags, not {flags!r}")
-    if flags & UringCmdFlags.MULTISHOT:
+    exact = check_range("uring_cmd_flags", flags, 0, UINT32_MAX)
+    if exact & UringCmdFlags.MULTISHOT:
         raise ValueError("UringCmdFlags.MULTISHOT makes an UringCmdMultishot of it: use that")
-    return int(flags)
+    return exact
 
 
 @operation

@@ -96,9 +96,7 @@ class Nop(Operation):
         return self._encode_options(), None
 
     def _encode_options(self) -> bytes:
-        if not isinstance(self.nop_flags, int):
-            raise TypeError(f"nop_flags must be NopFlags, not {self.nop_flags!r}")
-        flags = int(self.nop_flags)
+        flags = check_range("nop_flags", self.nop_flags, 0, UINT32_MAX)
         for flag, name in _NOP_FIELDS:
             if getattr(self, name) is not None:
                 flags |= flag

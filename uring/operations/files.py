@@ -254,8 +254,8 @@ class ReadSelect(_Selects):
     Lifetime: the group is held until the completion.
     Completion: res is the number of bytes read, 0 at the end of the file, which takes a buffer as
         well; `CQE.buffer_id` says which. `result()` is the `Lease` of the buffer when the group is
-        a `BufferRing`, else the number of bytes.
-    Raises: from `CQE.result()`, OSError with ENOBUFS when the group has no buffer, or is not there.
+        a `BufferRing`, else the number of bytes. ENOBUFS when the group has no buffer, or is not
+        there.
 
     Kernel: 5.6; groups 5.7. liburing: io_uring_prep_read(3), IOSQE_BUFFER_SELECT.
     """
@@ -291,9 +291,8 @@ class ReadMultishot(_Selects):
     Completion: res is the number of bytes read, in the buffer that `CQE.buffer_id` names; on the
         last one 0 at the end of the file, or an error, without a buffer. `result()` is the `Lease`
         of the buffer, empty at the end of the file, when the group is a `BufferRing`; else the
-        number of bytes.
-    Raises: from `CQE.result()`, OSError with ENOBUFS when the group has no buffer, or is not there;
-        with EBADFD when the file cannot be polled, as those on a disk.
+        number of bytes. ENOBUFS when the group has no buffer, or is not there; EBADFD when the file
+        cannot be polled, as those on a disk.
 
     Kernel: 6.7. liburing: io_uring_prep_read_multishot(3).
     """

@@ -64,9 +64,8 @@ class ReadFixed(Operation):
         pi: `ProtectionInfo`, on devices that have it.
 
     Lifetime: the memory is pinned until the completion, that of `pi` as well.
-    Completion: res is the number of bytes read, 0 at the end of the file.
-    Raises: from `CQE.result()`, OSError with EFAULT when the memory is not in that buffer, or there
-        is no such buffer.
+    Completion: res is the number of bytes read, 0 at the end of the file. EFAULT when the memory is
+        not in that buffer, or there is no such buffer.
 
     Kernel: 5.1; pi 6.14. liburing: io_uring_prep_read_fixed(3).
     """
@@ -106,9 +105,8 @@ class WriteFixed(Operation):
 
     Lifetime: the memory is pinned until the completion, that of `pi` as well; changing its bytes
         before then changes what is written.
-    Completion: res is the number of bytes written.
-    Raises: from `CQE.result()`, OSError with EFAULT when the memory is not in that buffer, or there
-        is no such buffer.
+    Completion: res is the number of bytes written. EFAULT when the memory is not in that buffer, or
+        there is no such buffer.
 
     Kernel: 5.1; pi 6.14; write_stream 6.16. liburing: io_uring_prep_write_fixed(3).
     """
@@ -143,9 +141,8 @@ class ReadvFixed(Operation):
         pi: `ProtectionInfo`, on devices that have it.
 
     Lifetime: the memory is pinned until the completion, that of `pi` as well.
-    Completion: res is the number of bytes read in all, 0 at the end of the file.
-    Raises: from `CQE.result()`, OSError with EFAULT when a part is not in that buffer, or there is
-        no such buffer.
+    Completion: res is the number of bytes read in all, 0 at the end of the file. EFAULT when a part
+        is not in that buffer, or there is no such buffer.
 
     Kernel: 6.15. liburing: io_uring_prep_readv_fixed(3).
     """
@@ -181,9 +178,8 @@ class WritevFixed(Operation):
         pi: `ProtectionInfo`, on devices that have it.
 
     Lifetime: the memory is pinned until the completion, that of `pi` as well.
-    Completion: res is the number of bytes written in all.
-    Raises: from `CQE.result()`, OSError with EFAULT when a part is not in that buffer, or there is
-        no such buffer.
+    Completion: res is the number of bytes written in all. EFAULT when a part is not in that buffer,
+        or there is no such buffer.
 
     Kernel: 6.15; write_stream 6.16. liburing: io_uring_prep_writev_fixed(3).
     """

@@ -6,11 +6,12 @@ from typing import Any, Final
 import attrs
 
 from uring import _file_memory, _memory
+from uring._checks import check_range
 from uring.file_flags import AtFlags, RenameFlags, ResolveFlags, StatxMask
 from uring.flags import Opcode
 from uring.operations._base import MakesFile, operation
 from uring.operations._named import Named
-from uring.sqe import Fixed, HasFileno, descriptor, file_index
+from uring.sqe import UINT32_MAX, Fixed, HasFileno, descriptor, file_index
 
 __all__ = [
     "Linkat",
@@ -41,9 +42,7 @@ def _directory(dir_fd: int | HasFileno | None) -> int:
 def _directory_in_len(dir_fd: int | HasFileno | None) -> int:
     """The same where the kernel reads it from the 32 bits of ``sqe->len``."""
     number = _directory(dir_fd)
-    if not -(2**31) <= number < 2**31:
-        raise ValueError(f"new_dir_fd must be in {-(2**31)}..{2**31 - 1}, not {number}")
-    return number & 0xFFFFFFFF
+    return check_range("new_dir_fd", number, -(2**31), 2**31 - 1) & UINT32_MAX
 
 
 @operation
@@ -64,10 +63,9 @@ class Openat(Named, MakesFile):
     Lifetime: the path is copied and held until the completion.
     Completion: res is the new descriptor; it is the caller's to close. One that nobody has copied
         out when the ring closes is closed with it. With a slot, `result()` is the `Fixed`, and res
-        0 for a given one, the index for AUTO.
-    Raises: from `CQE.result()`, FileNotFoundError and the like, with the path in `filename`; with
-        a slot, OSError with ENFILE when AUTO finds none free, EINVAL for one out of range; without
-        a table, ENFILE for AUTO and ENXIO else.
+        0 for a given one, the index for AUTO. With a slot, ENFILE when AUTO finds none free, EINVAL
+        for one out of range; without a table, ENFILE for AUTO and ENXIO else. An error has the path
+        in `filename`.
 
     Kernel: 5.6; slots 5.15, AUTO 5.19.
     liburing: io_uring_prep_openat(3), io_uring_prep_openat_direct(3).
@@ -110,10 +108,9 @@ class Openat2(Named, MakesFile):
     Lifetime: the path is copied and held until the completion.
     Completion: res is the new descriptor; it is the caller's to close. One that nobody has copied
         out when the ring closes is closed with it. With a slot, `result()` is the `Fixed`, and res
-        0 for a given one, the index for AUTO.
-    Raises: from `CQE.result()`, FileNotFoundError and the like, with the path in `filename`; with
-        a slot, OSError with ENFILE when AUTO finds none free, EINVAL for one out of range; without
-        a table, ENFILE for AUTO and ENXIO else.
+        0 for a given one, the index for AUTO. With a slot, ENFILE when AUTO finds none free, EINVAL
+        for one out of range; without a table, ENFILE for AUTO and ENXIO else. An error has the path
+        in `filename`.
 
     Kernel: 5.6; slots 5.15, AUTO 5.19.
     liburing: io_uring_prep_openat2(3), io_uring_prep_openat2_direct(3).
@@ -161,8 +158,7 @@ class Statx(Named):
     Lifetime: the path is copied and held until the completion; the room for the answer is the
         ring's, until the result has been read.
     Completion: res is 0. `result()` is a `StatxResult`; None when the operation shared its
-        user_data.
-    Raises: from `CQE.result()`, FileNotFoundError and the like, with the path in `filename`.
+        user_data. An error has the path in `filename`.
 
     Kernel: 5.6. liburing: io_uring_prep_statx(3).
     """
@@ -204,8 +200,7 @@ class Unlinkat(Named):
             time when the kernel looks.
 
     Lifetime: the path is copied and held until the completion.
-    Completion: res is 0.
-    Raises: from `CQE.result()`, FileNotFoundError and the like, with the path in `filename`.
+    Completion: res is 0. An error has the path in `filename`.
 
     Kernel: 5.11. liburing: io_uring_prep_unlinkat(3).
     """
@@ -234,8 +229,7 @@ class Mkdirat(Named):
             time when the kernel looks.
 
     Lifetime: the path is copied and held until the completion.
-    Completion: res is 0.
-    Raises: from `CQE.result()`, FileExistsError and the like, with the path in `filename`.
+    Completion: res is 0. An error has the path in `filename`.
 
     Kernel: 5.15. liburing: io_uring_prep_mkdirat(3).
     """
@@ -264,8 +258,7 @@ class Symlinkat(Named):
             time when the kernel looks.
 
     Lifetime: both paths are copied and held until the completion.
-    Completion: res is 0.
-    Raises: from `CQE.result()`, FileExistsError and the like, with the linkpath in `filename`.
+    Completion: res is 0. An error has the linkpath in `filename`.
 
     Kernel: 5.15. liburing: io_uring_prep_symlinkat(3).
     """
@@ -300,9 +293,7 @@ class Linkat(Named):
         new_dir_fd: the same for newpath.
 
     Lifetime: both paths are copied and held until the completion.
-    Completion: res is 0.
-    Raises: from `CQE.result()`, FileExistsError and the like, with the paths in `filename` and
-        `filename2`.
+    Completion: res is 0. An error has the paths in `filename` and `filename2`.
 
     Kernel: 5.15. liburing: io_uring_prep_linkat(3).
     """
@@ -336,9 +327,7 @@ class Renameat(Named):
         new_dir_fd: the same for newpath.
 
     Lifetime: both paths are copied and held until the completion.
-    Completion: res is 0.
-    Raises: from `CQE.result()`, FileNotFoundError and the like, with the paths in `filename` and
-        `filename2`.
+    Completion: res is 0. An error has the paths in `filename` and `filename2`.
 
     Kernel: 5.11. liburing: io_uring_prep_renameat(3).
     """

@@ -6,9 +6,19 @@ from typing import Any, Final
 import attrs
 
 from uring import _file_memory
+from uring._checks import check_range
 from uring.flags import Opcode, SpliceFlags
 from uring.operations._base import MakesFile, Operation, operation
-from uring.sqe import AUTO, UINT64_MAX, FileLike, Filename, Fixed, file_field, file_index
+from uring.sqe import (
+    AUTO,
+    UINT32_MAX,
+    UINT64_MAX,
+    FileLike,
+    Filename,
+    Fixed,
+    file_field,
+    file_index,
+)
 
 __all__ = ["Pipe", "Splice", "Tee"]
 
@@ -31,8 +41,8 @@ class Pipe(MakesFile):
     Completion: res is 0. `result()` is (the end to read from, the end to write to): descriptors,
         which are the caller's to close, or `Fixed` when there is a slot. Descriptors that nobody
         has copied out when the ring closes are closed with it. It cannot share its user_data.
-    Raises: from `CQE.result()`, OSError with EMFILE or ENFILE when there is no descriptor, or not
-        two free slots; with EINVAL when a slot is out of range.
+        EMFILE or ENFILE when there is no descriptor, or not two free slots; EINVAL when a slot is
+        out of range.
 
     Kernel: 6.16. liburing: io_uring_prep_pipe(3), io_uring_prep_pipe_direct(3).
     """
@@ -81,14 +91,11 @@ class _Splices(Operation):
         return note, filename
 
     def _encode_both(self: Any, off: int, off_in: int) -> tuple[bytes, object]:
-        flags = self._splice_flags
-        if not isinstance(flags, int):
-            raise TypeError(f"splice_flags must be os.SPLICE_F_*, not {flags!r}")
+        flags = check_range("splice_flags", self._splice_flags, 0, UINT32_MAX)
         if flags & _FD_IN_FIXED:
             raise ValueError("SPLICE_F_FD_IN_FIXED is set by itself: give fd_in as Fixed(index)")
         number, is_fixed = file_field(self._fd_in)
-        if not -(2**31) <= number < 2**31:
-            raise ValueError(f"fd_in must be in {-(2**31)}..{2**31 - 1}, not {number}")
+        check_range("fd_in", number, -(2**31), 2**31 - 1)
         record = self._pack(
             self._fd_out,
             off=off,

@@ -1,13 +1,12 @@
 """Time: waiting for it, limiting others by it."""
 
 import errno
-import operator
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import attrs
 
 from uring import _memory
-from uring._checks import check_range
+from uring._checks import check_flags, check_range
 from uring.flags import Opcode, TimeoutFlags
 from uring.operations._base import Operation, operation
 from uring.operations._targets import Targeting
@@ -24,24 +23,11 @@ __all__ = [
 
 _F: Final = TimeoutFlags
 _CLOCKS: Final = _F.ABS | _F.BOOTTIME | _F.REALTIME
-_LINK_FLAGS: Final = int(_CLOCKS | _F.IMMEDIATE_ARG)
-_FLAGS: Final = int(_CLOCKS | _F.ETIME_SUCCESS | _F.IMMEDIATE_ARG)
-_MULTISHOT_FLAGS: Final = int(_F.BOOTTIME | _F.REALTIME | _F.ETIME_SUCCESS | _F.IMMEDIATE_ARG)
-_UPDATE_FLAGS: Final = int(_F.ABS | _F.IMMEDIATE_ARG)
+_LINK_FLAGS: Final = _CLOCKS | _F.IMMEDIATE_ARG
+_FLAGS: Final = _LINK_FLAGS | _F.ETIME_SUCCESS
+_MULTISHOT_FLAGS: Final = _FLAGS & ~_F.ABS
+_UPDATE_FLAGS: Final = _F.ABS | _F.IMMEDIATE_ARG
 _TIME_NS_MAX: Final = 2**33 * 1_000_000_000
-
-
-def _checked(flags: int, allowed: int) -> int:
-    """Refuse flags that make another operation of this one, and would misread its fields."""
-    if not isinstance(flags, int):
-        raise TypeError(f"timeout_flags must be TimeoutFlags, not {flags!r}")
-    flags = operator.index(flags)
-    if flags & ~allowed:
-        raise ValueError(
-            f"timeout_flags may be a combination of {TimeoutFlags(allowed)!r},"
-            f" not {TimeoutFlags(flags)!r}"
-        )
-    return flags
 
 
 def _lent_time(self: Any) -> tuple[object, int]:
@@ -52,17 +38,28 @@ def _lent_time(self: Any) -> tuple[object, int]:
         time_ns = _memory.nanoseconds(self.seconds)
     else:
         time_ns = check_range("time_ns", self.time_ns, 0, _TIME_NS_MAX)
-    if operator.index(self.timeout_flags) & _F.IMMEDIATE_ARG:
+    if self.timeout_flags & _F.IMMEDIATE_ARG:
         return None, time_ns
     return _memory.timespec(time_ns)
 
 
+@operation
 class _TimesOut(Operation):
     """A completion with ETIME means that the time is over, which is what was asked for."""
 
-    __slots__ = ()
+    seconds: float | None = None
+    time_ns: int | None = attrs.field(default=None, kw_only=True)
+    timeout_flags: TimeoutFlags = attrs.field(default=TimeoutFlags(0), kw_only=True)
 
     _ordinary = frozenset({errno.ETIME, errno.ECANCELED})
+
+    def _encode_time(
+        self, allowed: TimeoutFlags, kind: int = 0, *, count: int = 0
+    ) -> tuple[bytes, object]:
+        flags = check_flags("timeout_flags", self.timeout_flags, allowed) | kind
+        pin, address = _lent_time(self)
+        check_range("count", count, 0, UINT32_MAX)  # the kernel reads no more of it
+        return self._pack(addr=address, len=1, off=count, op_flags=flags), pin
 
     def _result(self, res: int, _memory: object, _flags: int) -> bool:
         return res == -errno.ETIME
@@ -92,16 +89,10 @@ class Timeout(_TimesOut):
 
     opcode = Opcode.TIMEOUT
 
-    seconds: float | None = None
     count: int = attrs.field(default=0, kw_only=True)
-    time_ns: int | None = attrs.field(default=None, kw_only=True)
-    timeout_flags: TimeoutFlags = attrs.field(default=TimeoutFlags(0), kw_only=True)
 
     def _encode(self) -> tuple[bytes, object]:
-        flags = _checked(self.timeout_flags, _FLAGS)
-        pin, address = _lent_time(self)
-        count = check_range("count", self.count, 0, UINT32_MAX)  # the kernel reads no more of it
-        return self._pack(addr=address, len=1, off=count, op_flags=flags), pin
+        return self._encode_time(_FLAGS, count=self.count)
 
 
 @operation
@@ -128,16 +119,10 @@ class TimeoutMultishot(_TimesOut):
 
     opcode = Opcode.TIMEOUT
 
-    seconds: float | None = None
     count: int = attrs.field(default=0, kw_only=True)
-    time_ns: int | None = attrs.field(default=None, kw_only=True)
-    timeout_flags: TimeoutFlags = attrs.field(default=TimeoutFlags(0), kw_only=True)
 
     def _encode(self) -> tuple[bytes, object]:
-        flags = _checked(self.timeout_flags, _MULTISHOT_FLAGS) | _F.MULTISHOT
-        pin, address = _lent_time(self)
-        count = check_range("count", self.count, 0, UINT32_MAX)
-        return self._pack(addr=address, len=1, off=count, op_flags=flags), pin
+        return self._encode_time(_MULTISHOT_FLAGS, _F.MULTISHOT, count=self.count)
 
 
 @operation
@@ -163,14 +148,8 @@ class LinkTimeout(_TimesOut):
     opcode = Opcode.LINK_TIMEOUT
     _ordinary = frozenset({errno.ETIME, errno.ECANCELED, errno.ENOENT})
 
-    seconds: float | None = None
-    time_ns: int | None = attrs.field(default=None, kw_only=True)
-    timeout_flags: TimeoutFlags = attrs.field(default=TimeoutFlags(0), kw_only=True)
-
     def _encode(self) -> tuple[bytes, object]:
-        flags = _checked(self.timeout_flags, _LINK_FLAGS)
-        pin, address = _lent_time(self)
-        return self._pack(addr=address, len=1, op_flags=flags), pin
+        return self._encode_time(_LINK_FLAGS)
 
 
 @operation
@@ -190,7 +169,23 @@ class TimeoutRemove(Targeting):
 
 
 @operation
-class TimeoutUpdate(Targeting):
+class _Updates(Targeting):
+    """Another time for a timeout."""
+
+    seconds: float | None = None
+    time_ns: int | None = attrs.field(default=None, kw_only=True)
+    timeout_flags: TimeoutFlags = attrs.field(default=TimeoutFlags(0), kw_only=True)
+
+    _kind: ClassVar[TimeoutFlags] = _F.UPDATE
+
+    def _encode(self) -> tuple[bytes, object]:
+        flags = check_flags("timeout_flags", self.timeout_flags, _UPDATE_FLAGS) | self._kind
+        pin, address = _lent_time(self)
+        return self._pack(addr=self.target, off=address, op_flags=flags), pin
+
+
+@operation
+class TimeoutUpdate(_Updates):
     """
     Give a `Timeout` or `TimeoutMultishot` in flight another time, counted from now.
 
@@ -212,18 +207,9 @@ class TimeoutUpdate(Targeting):
 
     opcode = Opcode.TIMEOUT_REMOVE
 
-    seconds: float | None = None
-    time_ns: int | None = attrs.field(default=None, kw_only=True)
-    timeout_flags: TimeoutFlags = attrs.field(default=TimeoutFlags(0), kw_only=True)
-
-    def _encode(self) -> tuple[bytes, object]:
-        flags = _checked(self.timeout_flags, _UPDATE_FLAGS) | _F.UPDATE
-        pin, address = _lent_time(self)
-        return self._pack(addr=self.target, off=address, op_flags=flags), pin
-
 
 @operation
-class LinkTimeoutUpdate(Targeting):
+class LinkTimeoutUpdate(_Updates):
     """
     Give a `LinkTimeout` in flight another time, counted from now. It keeps its clock.
 
@@ -241,12 +227,4 @@ class LinkTimeoutUpdate(Targeting):
     """
 
     opcode = Opcode.TIMEOUT_REMOVE
-
-    seconds: float | None = None
-    time_ns: int | None = attrs.field(default=None, kw_only=True)
-    timeout_flags: TimeoutFlags = attrs.field(default=TimeoutFlags(0), kw_only=True)
-
-    def _encode(self) -> tuple[bytes, object]:
-        flags = _checked(self.timeout_flags, _UPDATE_FLAGS) | _F.UPDATE | _F.LINK_TIMEOUT_UPDATE
-        pin, address = _lent_time(self)
-        return self._pack(addr=self.target, off=address, op_flags=flags), pin
+    _kind = _F.UPDATE | _F.LINK_TIMEOUT_UPDATE

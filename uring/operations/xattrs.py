@@ -56,9 +56,8 @@ class Getxattr(Named, _Gets):
     Lifetime: the path and the name are copied and held until the completion; the room for the value
         is the ring's, until the result has been read.
     Completion: res is the length of the value. `result()` is the value, as bytes, or with size 0
-        its length; None when the operation shared its user_data.
-    Raises: from `CQE.result()`, FileNotFoundError and the like, with the path in `filename`;
-        OSError with ENODATA when the file has no such attribute, ERANGE when the room is too small.
+        its length; None when the operation shared its user_data. ENODATA when the file has no such
+        attribute, ERANGE when the room is too small. An error has the path in `filename`.
 
     Kernel: 5.19. liburing: io_uring_prep_getxattr(3).
     """
@@ -91,9 +90,8 @@ class Fgetxattr(_Gets):
     Lifetime: the name is copied and held until the completion; the room for the value is the
         ring's, until the result has been read.
     Completion: res is the length of the value. `result()` is the value, as bytes, or with size 0
-        its length; None when the operation shared its user_data.
-    Raises: from `CQE.result()`, OSError with ENODATA when the file has no such attribute, with
-        ERANGE when the room is too small.
+        its length; None when the operation shared its user_data. ENODATA when the file has no such
+        attribute, ERANGE when the room is too small.
 
     Kernel: 5.19. liburing: io_uring_prep_fgetxattr(3).
     """
@@ -122,10 +120,9 @@ class Setxattr(Named):
         xattr_flags: os.XATTR_CREATE (it must be new), os.XATTR_REPLACE (it must be there), or 0.
 
     Lifetime: the path and the name are copied, the value is pinned, until the completion.
-    Completion: res is 0.
-    Raises: from `CQE.result()`, FileNotFoundError, FileExistsError and the like, with the path in
-        `filename`; OSError with ENODATA, with XATTR_REPLACE, E2BIG for too long a value, EOPNOTSUPP
-        for a namespace that the file system does not have.
+    Completion: res is 0. EEXIST with XATTR_CREATE, ENODATA with XATTR_REPLACE, E2BIG for too long a
+        value, EOPNOTSUPP for a namespace that the file system does not have. An error has the path
+        in `filename`.
 
     Kernel: 5.19. liburing: io_uring_prep_setxattr(3).
     """
@@ -163,10 +160,8 @@ class Fsetxattr(Operation):
         xattr_flags: os.XATTR_CREATE (it must be new), os.XATTR_REPLACE (it must be there), or 0.
 
     Lifetime: the name is copied, the value is pinned, until the completion.
-    Completion: res is 0.
-    Raises: from `CQE.result()`, FileExistsError with XATTR_CREATE; OSError with ENODATA, with
-        XATTR_REPLACE, E2BIG for too long a value, EOPNOTSUPP for a namespace that the file system
-        does not have.
+    Completion: res is 0. EEXIST with XATTR_CREATE, ENODATA with XATTR_REPLACE, E2BIG for too long a
+        value, EOPNOTSUPP for a namespace that the file system does not have.
 
     Kernel: 5.19. liburing: io_uring_prep_fsetxattr(3).
     """

@@ -89,7 +89,7 @@ class WaitArg:
         self._region._store(self.index, timeout_ns, min_usec)
         self._times = (timeout, min_timeout or None)
 
-    def is_of(self, shim: "CData") -> bool:
+    def _is_of(self, shim: "CData") -> bool:
         """Whether it was registered with this ring."""
         return self._region._shim is shim
 

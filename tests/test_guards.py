@@ -1,0 +1,684 @@
+"""
+Guards that nothing else misses when they are gone, above all those against one's own handlers.
+
+What a signal handler does amid a call is done here by an object that is looked at there.
+"""
+
+import contextlib
+import ctypes
+import errno
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+import uring
+from uring import (
+    SQE,
+    CQEFlags,
+    Fsync,
+    MsgRing,
+    Nop,
+    Opcode,
+    Read,
+    Recv,
+    Ring,
+    SetupFlags,
+    SQEFlags,
+    _completion,
+    _records,
+    _submission,
+)
+from uring._claims import Claims, Record
+from uring._ffi import lib
+from uring._inflight import InFlight
+from uring._pledges import Alias, Pledge
+from uring.registry._base import GUARD
+
+SKIP: Final = SQEFlags.CQE_SKIP_SUCCESS
+LINK: Final = SQEFlags.IO_LINK
+SECONDS: Final = 10
+
+
+def record(number: int, flags: SQEFlags = SQEFlags(0), pins: object = None) -> Record:  # noqa: B008 - immutable
+    """A record as the submission side makes it."""
+    op = Nop(flags=flags)
+    return number, op.sqe().encode(), op, pins
+
+
+def entered(*records: Record) -> InFlight:
+    """A table with records in it, each in the dict."""
+    table = InFlight()
+    table.claims.update(table.claim(records))
+    table.add([0, *records])
+    table.index()
+    return table
+
+
+class Hooked(dict[int, Any]):
+    """A dict at which something happens, once, when it is looked at."""
+
+    hook: Callable[[], object] | None = None
+
+    def _look(self) -> None:
+        hook, self.hook = self.hook, None
+        if hook is not None:
+            hook()
+
+    def get(self, *args: Any) -> Any:
+        """Look up, after the handler has run."""
+        self._look()
+        return super().get(*args)
+
+    def keys(self) -> Any:
+        """Give the keys, after the handler has run."""
+        self._look()
+        return super().keys()
+
+    @property
+    def pop(self) -> Any:
+        """Give what takes out, after the handler has run."""
+        self._look()
+        return super().pop
+
+
+def hooked(table: InFlight, hook: Callable[[], object]) -> None:
+    """Have something happen when the entries of the table are looked at next."""
+    table.entries = entries = Hooked(table.entries)
+    entries.hook = hook
+
+
+def retires_and_queues(table: InFlight) -> Callable[[], None]:
+    """What a handler does that takes what has ended, and submits the number 2 anew."""
+
+    def hook() -> None:
+        table.retire()
+        table.add([0, record(2)])
+        table.index()
+
+    return hook
+
+
+# ---- the in-flight table ----
+
+
+@pytest.mark.parametrize("flags", [None, [0, 0]])
+def test_retire_ends_nothing_that_was_queued_in_the_middle(flags: list[int] | None) -> None:
+    """A handler has retired the same, and used a number again: that one stays."""
+    table = entered(record(1), record(2))
+    hooked(table, retires_and_queues(table))
+    table.ended = 0, [1, 2], flags
+    table.retire()
+    assert table.numbers() == [2]
+
+
+def test_add_enters_nothing_that_was_placed_in_the_middle() -> None:
+    """A handler has submitted the same, and it has ended: it is not entered."""
+    table = entered(record(1))
+    pending: list[Any] = [0, record(7)]
+
+    def hook() -> None:
+        pending[:] = [1]
+
+    hooked(table, hook)
+    table.add(pending)
+    assert table.numbers() == [1]
+
+
+def test_add_forgets_nothing_that_was_entered_in_the_middle() -> None:
+    """What a handler has handed over in the short way is there afterwards."""
+    table = InFlight()
+
+    class Pending(list[Any]):
+        def __getitem__(self, index: Any) -> Any:
+            if isinstance(index, slice):
+                table.recent = (9).to_bytes(8, "little"), [record(9)]
+            return super().__getitem__(index)
+
+    table.add(Pending([0, record(7)]))
+    assert 9 in table.numbers()
+
+
+def test_chain_ends_nothing_that_has_its_former_number() -> None:
+    """A number of a silent operation that has ended is somebody else's when the rest ends."""
+    table = entered(record(1, SKIP | LINK), record(2, LINK), record(3))
+    table.ended = 0, [2], None
+    table.retire()
+    table.add([0, record(1)])
+    table.ended = 1, [3], None
+    table.retire()
+    assert table.numbers() == [1]
+
+
+def test_silent_chain_has_no_number_twice() -> None:
+    """Nobody could tell which of the two has ended."""
+    with pytest.raises(ValueError, match="a user_data of its own"):
+        InFlight().claim([record(1, SKIP | LINK), record(1)])
+
+
+def test_silent_chains_of_one_call_share_no_number() -> None:
+    """Nor can two chains that are queued at once."""
+    chains = [record(1, SKIP | LINK), record(2), record(1, SKIP | LINK), record(3)]
+    with pytest.raises(ValueError, match="in a chain with CQE_SKIP_SUCCESS"):
+        InFlight().claim(chains)
+
+
+def test_completion_from_outside_is_counted_once() -> None:
+    """However often it is retired, because a reader was cut off."""
+    table = InFlight()
+    for _ in range(2):
+        table.expect(5, [0])
+    ended = 0, [5], None
+    for _ in range(2):
+        table.ended = ended
+        table.retire()
+    assert 5 in table.claims
+    table.ended = 1, [5], None
+    table.retire()
+    assert 5 not in table.claims
+
+
+# ---- promises ----
+
+
+class Noted(Pledge):
+    """A promise that notes how often it was taken back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def _take_back(self) -> None:
+        self.count += 1
+
+
+def test_promise_is_taken_back_once() -> None:
+    """A failure that is told twice gives one number back."""
+    pledge = Noted()
+    pledge.settle(-1)
+    pledge.settle(-1)
+    assert pledge.count == 1
+
+
+def test_promise_of_what_the_kernel_never_took_is_taken_back() -> None:
+    """Also when it was handed over: discarding it says what became of it."""
+    pledge = Noted()
+    pledge.is_handed_over = True
+    discarded = record(1, pins=pledge)
+    table = InFlight()
+    table.discard(discarded)
+    assert pledge.count == 1
+
+
+# ---- queueing ----
+
+
+def test_silent_chain_is_not_queued_behind_an_open_one(ring: Ring) -> None:
+    """It would be part of that one, of which nobody knows how it ends."""
+    ring.queue(Nop().linked())
+    with pytest.raises(ValueError, match="linked to this chain"):
+        ring.queue_all([Nop(flags=SKIP | LINK), Nop()])
+    assert ring.sq_ready() == 1
+
+
+def test_handler_that_queues_amid_claims_is_noticed(
+    ring: Ring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a handler has linked to a silent chain, after the look, has it refused."""
+    check, calls = Claims.check_claims, [0]
+
+    def check_claims(self: Claims, *args: Any) -> None:
+        calls[0] += 1
+        if calls[0] == 1:
+            ring.queue(Nop().linked())
+        check(self, *args)
+
+    monkeypatch.setattr(Claims, "check_claims", check_claims)
+    with pytest.raises(ValueError, match="linked to this chain"):
+        ring.queue_all([Nop(flags=SKIP | LINK), Nop()])
+    assert ring.sq_ready() == 1
+    assert not ring._in_flight.claims
+
+
+def test_operation_that_needs_care_is_queued_by_the_owner_alone(ring_refusal: str) -> None:
+    """With SINGLE_ISSUER, also where queue() takes the long way."""
+    assert not ring_refusal
+    with Ring(4, flags=SetupFlags.SINGLE_ISSUER) as ring:
+        told: list[type[Exception]] = []
+
+        def queue() -> None:
+            try:
+                ring.queue(SQE(Opcode.NOP))
+            except uring.UringError as error:
+                told.append(type(error))
+
+        thread = threading.Thread(target=queue)
+        thread.start()
+        thread.join()
+        assert told == [uring.WrongThreadError]
+        assert ring.sq_ready() == 0
+
+
+def test_operation_that_closes_its_ring_is_not_queued() -> None:
+    """A number is given for what will be submitted, and for nothing else."""
+    ring = Ring(4)
+
+    class Closing:
+        def fileno(self) -> int:
+            ring.close()
+            return 0
+
+    with pytest.raises(uring.RingClosedError):
+        ring.queue(Fsync(Closing(), flags=SQEFlags.ASYNC))
+
+
+def test_disabled_poller_says_so(ring_refusal: str) -> None:
+    """The kernel does not, for its thread is not asked by a submit."""
+    assert not ring_refusal
+    with Ring(4, flags=SetupFlags.SQPOLL | SetupFlags.R_DISABLED) as ring:
+        ring.queue(Nop())
+        with pytest.raises(uring.EnterError, match="enable"):
+            ring.submit()
+
+
+def test_number_that_a_run_has_drawn_is_not_chosen_for_another(
+    ring: Ring, pipe: tuple[int, int]
+) -> None:
+    """Its completion would be taken for one of the run."""
+    number = ring._next_number
+    thread = threading.Thread(target=ring.run, args=[[Read(pipe[0], bytearray(1))]])
+    thread.start()
+    try:
+        while not lib.uring_waiters(ring._shim):
+            time.sleep(0.001)
+        with pytest.raises(ValueError, match="in a batch that is being run"):
+            ring.queue(Nop(), user_data=number)
+        with pytest.raises(ValueError, match="in a batch that is being run"):
+            ring.queue_all([Nop(user_data=number)])
+    finally:
+        os.write(pipe[1], b"x")
+        thread.join()
+
+
+# ---- submitting and copying out ----
+
+
+class Door:
+    """The door to the shim, with one function replaced."""
+
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+        self._name, self._function = name, function
+
+    def __getattr__(self, name: str) -> Any:
+        return self._function if name == self._name else getattr(lib, name)
+
+
+def interrupted(*_: object) -> None:
+    """Do what Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
+def test_handover_that_is_cut_off_is_over(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was to be handed over is still queued, and nobody is believed to be handing over."""
+    ring.queue(Nop())
+    with monkeypatch.context() as patch:
+        patch.setattr(_submission, "lib", Door("uring_submit_one", interrupted))
+        with pytest.raises(KeyboardInterrupt):
+            ring.submit()
+    assert (ring._handovers, ring.sq_ready()) == (0, 1)
+    assert ring.submit_and_wait() == 1
+    assert len(ring.copy_cqes()) == 1
+
+
+def test_submit_that_must_stop_cuts_no_chain(ring: Ring) -> None:
+    """As many records as fit are handed over, but for the beginning of a chain."""
+    linked, last = record(1, LINK), record(2)
+    ring._shim.sq_tail[0] = 6  # what the kernel has not taken yet
+    assert ring._fitting([last, linked, last]) == 1
+    assert ring._fitting([last, last, linked, last]) == 2
+    assert ring._fitting([linked, linked, last]) == 0
+    ring._shim.sq_tail[0] = 0
+    assert ring._fitting([linked] * 9) == 8  # which would never fit
+
+
+def test_copying_trims_what_another_has_placed(ring: Ring) -> None:
+    """So that who is about to enter it in the table, and it has ended, notices."""
+    ring.queue(Nop(), user_data=7)
+    ring._handovers = 1  # as of one who was cut off
+    assert lib.uring_submit_one(ring._shim, 0, bytes(64), 7) & 0xFFFFFFFF == 1
+    assert len(ring.copy_cqes()) == 1
+    assert ring._pending == [1]
+    ring._handovers = 0
+
+
+@pytest.mark.parametrize(
+    "copy", [lambda ring: [*ring.copy_cqes(2)], lambda ring: [ring.copy_cqe()]]
+)
+def test_copying_gives_nothing_that_a_handler_has_taken(
+    ring: Ring, monkeypatch: pytest.MonkeyPatch, copy: Callable[[Ring], list[uring.CQE]]
+) -> None:
+    """A handler that copies amid the same gets some, and the other call the others: each once."""
+    queued = ring.queue_all([Nop()] * 4)
+    ring.submit()
+    ring._keep_completions()
+    cut, seen = uring.Completions.__getitem__, list[int]()
+
+    def look(self: uring.Completions, index: Any) -> Any:
+        if not seen:
+            seen.append(0)
+            seen[:] = ring.copy_cqes(3).user_data.tolist()
+        return cut(self, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(uring.Completions, "__getitem__", look)
+        seen += [cqe.user_data for cqe in copy(ring)]
+    seen += ring.copy_cqes().user_data.tolist()
+    assert seen == queued
+
+
+def test_copying_what_was_submitted_last_gives_nothing_that_a_handler_has_taken(
+    ring: Ring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same of the way that holds no lock."""
+    queued = ring.queue_all([Nop()] * 4)
+    ring.submit()
+    seen = list[int]()
+
+    def look(*args: Any) -> int:
+        if not seen:
+            seen.extend(ring.copy_cqes(3).user_data.tolist())
+        return int(lib.uring_is_increasing(*args))
+
+    monkeypatch.setattr(_completion, "lib", Door("uring_is_increasing", look))
+    seen += ring.copy_cqes().user_data.tolist()
+    assert seen == queued
+    assert ring.in_flight == 0
+
+
+def test_completion_that_is_set_apart_is_not_copied(ring: Ring) -> None:
+    """A stream's own, when another thread has submitted and waited for it in the shortest way."""
+    ring._set_apart(5)
+    ring.queue(Nop(), user_data=5)
+    ring.submit_and_wait()
+    with pytest.raises(TimeoutError):
+        ring.copy_cqe(timeout=0)
+    assert not ring.copy_cqes()
+    ring._set_apart(5, is_ended=True)
+    assert ring.copy_cqe(timeout=SECONDS).user_data == 5
+
+
+def test_completions_in_another_order_are_of_their_own_operations(
+    ring: Ring, pipe: tuple[int, int]
+) -> None:
+    """What was submitted last may end in any order."""
+    other = os.pipe()
+    reads = [Read(pipe[0], bytearray(1)), Read(other[0], bytearray(1))]
+    ring.queue_all(reads)
+    ring.submit()
+    for end in (other[1], pipe[1]):
+        os.write(end, b"x")
+    ring.submit_and_wait(2)
+    assert [cqe.op for cqe in ring.copy_cqes()] == reads[::-1]
+    for end in other:
+        os.close(end)
+
+
+def test_completion_from_outside_does_not_end_the_operation_in_flight(
+    ring: Ring, pipe: tuple[int, int]
+) -> None:
+    """One that carries another number is of nothing that is known, and ends nothing."""
+    with Ring(1) as sender:
+        sender.queue(SQE(Opcode.MSG_RING, fd=ring.fd, off=9))
+        sender.submit_and_wait()
+    read = Read(pipe[0], bytearray(1))
+    ring.queue(read)
+    ring.submit_and_wait()
+    stranger = ring.copy_cqe(timeout=SECONDS)
+    assert (stranger.user_data, stranger.op, ring.in_flight) == (9, None, 1)
+    os.write(pipe[1], b"x")
+    assert ring.copy_cqe(timeout=SECONDS).op is read
+
+
+# ---- closing ----
+
+
+def test_handover_that_is_cut_off_does_not_hold_up_closing(
+    ring: Ring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was entered in the table and never placed is dropped with the rest."""
+    ring.queue(Nop())
+    with monkeypatch.context() as patch:
+        patch.setattr(_submission, "lib", Door("uring_submit_one", interrupted))
+        with pytest.raises(KeyboardInterrupt):
+            ring.submit()
+    ring.close()
+    assert ring.in_flight == 0
+
+
+def test_ring_that_its_owner_waits_on_is_kept_and_not_waited_for(
+    ring_refusal: str, pipe: tuple[int, int]
+) -> None:
+    """Whoever ends it from outside, as the end of the interpreter does, goes on."""
+    assert not ring_refusal
+    made: list[Ring] = []
+    told: list[str] = []
+
+    def wait() -> None:
+        ring = Ring(4, flags=SetupFlags.SINGLE_ISSUER)
+        made.append(ring)
+        ring.queue(Read(pipe[0], bytearray(1)))
+        try:
+            ring.submit_and_wait()
+        except uring.RingClosedError as error:
+            told.append(str(error))
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    while not (made and lib.uring_waiters(made[0]._shim)):
+        time.sleep(0.001)
+    with pytest.warns(RuntimeWarning, match="kept until the process ends"):
+        made[0]._finish(0)
+    os.write(pipe[1], b"x")
+    thread.join(SECONDS)
+    assert told == ["the ring is closed"]
+
+
+def test_ring_is_closed_by_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes second waits for the first, and has nothing left to do."""
+    ring, finish = Ring(2), Ring._finish
+    begun, released = threading.Event(), threading.Event()
+    seen = list[int]()
+
+    def held_up(self: Ring, seconds: float) -> None:
+        seen.append(threading.get_native_id())
+        begun.set()
+        released.wait(SECONDS)
+        finish(self, seconds)
+
+    monkeypatch.setattr(Ring, "_finish", held_up)
+    threads = [threading.Thread(target=ring.close) for _ in range(2)]
+    threads[0].start()
+    assert begun.wait(SECONDS)
+    threads[1].start()
+    threads[1].join(0.1)
+    released.set()
+    for thread in threads:
+        thread.join(SECONDS)
+    assert (len(seen), ring.fd) == (1, -1)
+
+
+def test_groups_of_a_closed_ring_give_nothing(ring: Ring) -> None:
+    """A buffer that comes back after close() stays where it is."""
+    group = ring.register_send_buffer_ring(4, size=16)
+    ring.close()
+    shim = group._block.shim
+    assert lib.uring_buffers_give(shim, 0, 16) == -errno.ESHUTDOWN
+    assert shim.tail == 0
+
+
+def output(program: str) -> str:
+    """What a program says on standard output and error."""
+    command = [sys.executable, "-W", "default", "-c", program]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    return ended.stdout + ended.stderr
+
+
+def test_ring_that_is_open_at_the_end_is_ended_there() -> None:
+    """And not when the collector comes to it, which may be never."""
+    program = "import uring; ring = uring.Ring(2)"
+    assert "was still open when the interpreter ended" in output(program)
+
+
+def test_what_is_kept_for_ever_outlives_the_interpreter() -> None:
+    """What the kernel may yet write to is not freed with the modules at the end."""
+    program = """
+import os
+from uring import _teardown
+
+class Memory:
+    def __del__(self, write=os.write):
+        write(1, b"gone\\n")
+
+if {is_kept}:
+    _teardown.keep_for_ever(Memory())
+else:
+    memory = Memory()
+"""
+    assert output(program.format(is_kept=False)) == "gone\n"
+    assert output(program.format(is_kept=True)) == ""
+
+
+# ---- forks ----
+
+
+def in_child(look: Callable[[], bool], fork: Callable[[], int] = os.fork) -> bool:
+    """What `look` says in the child of a fork."""
+    pid = fork()
+    if pid == 0:
+        try:
+            os._exit(0 if look() else 1)
+        finally:
+            os._exit(2)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def test_child_of_a_fork_that_python_did_not_make_forgets_the_ring(
+    ring: Ring, pipe: tuple[int, int]
+) -> None:
+    """Closing it there gives the descriptor back, and says nothing of what is in flight."""
+    ring.queue(Read(pipe[0], bytearray(1)))
+    ring.submit()
+    fd = ring.fd
+
+    def look() -> bool:
+        ring.close()
+        return ring.in_flight == 0 and not Path(f"/proc/self/fd/{fd}").exists()
+
+    assert in_child(look, ctypes.PyDLL(None).fork)
+    assert ring.in_flight == 1
+
+
+def test_child_of_a_fork_has_locks_of_its_own(ring: Ring) -> None:
+    """What a thread of the parent's holds at that moment is nobody's in the child."""
+    held, released = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with ring._lock, ring._closing_lock, GUARD.lock:
+            held.set()
+            released.wait(SECONDS)
+
+    def look() -> bool:
+        locks = [ring._lock, ring._closing_lock, GUARD.lock]
+        return all(lock.acquire(timeout=1) for lock in locks)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(SECONDS)
+    found = in_child(look)
+    released.set()
+    thread.join()
+    assert found
+
+
+def test_child_of_a_fork_holds_nothing_for_the_ring(ring: Ring, pipe: tuple[int, int]) -> None:
+    """What is in flight is the parent's, and so is what is registered."""
+    ring.queue(Read(pipe[0], bytearray(1)))
+    ring.submit()
+    ring.register_buffers([bytearray(16)])
+    assert in_child(lambda: not ring._in_flight and ring._held.buffers is None)
+    assert ring._held.buffers is not None
+
+
+# ---- messages ----
+
+
+def test_message_says_nothing_of_the_size_of_its_completion(ring: Ring) -> None:
+    """SKIP and F_32 say how long a CQE is: one that has them would be read as another."""
+    for flag in (CQEFlags.SKIP, CQEFlags.F_32):
+        with pytest.raises(ValueError, match="flags"):
+            ring.send_message(ring, target_user_data=1, target_flags=flag)
+        with pytest.raises(ValueError, match="flags"):
+            ring.queue(MsgRing(ring, target_user_data=1, target_flags=flag))
+    assert (ring.sq_ready(), ring.cq.tail) == (0, 0)
+
+
+def test_message_to_a_ring_that_is_closed_meanwhile_keeps_no_descriptor(
+    ring: Ring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was duplicated is nobody's, or somebody else's; the closed ring does not hold it."""
+    target = Ring(2)
+    made = Alias(ring.fd)
+
+    def alias(fd: int) -> Alias:
+        target.close()
+        return made if fd == target_fd else Alias(fd)
+
+    target_fd = target.fd
+    monkeypatch.setattr(_records, "Alias", alias)
+    with contextlib.suppress(uring.RingClosedError, ValueError):
+        ring.queue(MsgRing(target_fd, target_user_data=1))
+    assert target._held.alias is None
+
+
+# ---- operations ----
+
+
+def test_receive_pins_its_buffer(ring: Ring) -> None:
+    """A bytearray cannot be resized while something may come into it."""
+    left, right = socket.socketpair()
+    with left, right:
+        buffer = bytearray(4)
+        ring.queue(Recv(left, buffer))
+        ring.submit()
+        with pytest.raises(BufferError):
+            buffer.clear()
+        right.send(b"data")
+        assert ring.copy_cqe(timeout=SECONDS).res == 4
+        buffer.clear()
+
+
+def test_number_of_an_object_is_asked_for_each_time(ring: Ring) -> None:
+    """An operation that lends no memory does not remember the descriptor of an object."""
+
+    class Moving:
+        fds: Final = [os.open("/dev/null", os.O_RDONLY), -1]
+
+        def fileno(self) -> int:
+            return self.fds[0]
+
+    moving = Moving()
+    operation = Fsync(moving)
+    ring.queue(operation)
+    os.close(moving.fds[0])
+    moving.fds[0] = 2**20  # of no file
+    ring.queue(operation)
+    ring.submit_and_wait(2)
+    assert [cqe.res for cqe in ring.copy_cqes()][1] == -9
+    assert uring.Fsync(3)._encode()[0][4] == 3
