@@ -141,7 +141,9 @@ def write(place: Place, a: int, b: int) -> Expected | None:
         lent = []  # the views pin it, too
     elif kind == 3 and channel.is_socket:
         op = uring.Send(fd, memory, flags=flags)
-    elif kind in {4, 5} and channel.is_socket:
+    elif kind in {4, 5} and channel.is_socket and not place.model.is_held_up:
+        # Behind a drain that waits, a zero-copy send holds the drain up for ever: measured on 6.18,
+        # the request for its notification counts among those before the drain.
         op = uring.SendZc(fd, memory)
         is_zero_copy = True
     else:
@@ -240,7 +242,7 @@ def poll(place: Place, a: int, b: int) -> Expected:
     channel = place.channel(a)
     fd = place.file(channel.reader, is_fixed=b & 1)
     is_multishot = bool(b & 2)
-    op = uring.PollMultishot(fd, level=bool(b & 4)) if is_multishot else uring.PollAdd(fd)
+    op = uring.PollMultishot(fd) if is_multishot else uring.PollAdd(fd)
     one = _Polling(op, fd=channel.reader, is_multishot=is_multishot)
     return one
 

@@ -9,6 +9,7 @@ import faulthandler
 import gc
 import os
 import sys
+import warnings
 from typing import Final
 
 from hypothesis import HealthCheck, Phase, settings
@@ -35,6 +36,7 @@ STEPS: Final = 50
 def main() -> None:
     """Run what the command line says."""
     faulthandler.enable()
+    warnings.simplefilter("error")
     name, *numbers = sys.argv[1:]
     kind = type(name.capitalize(), (Machine,), {"shape": SHAPES[name]})
     examples, steps = [*map(int, numbers), *(EXAMPLES, STEPS)[len(numbers) :]]
