@@ -396,6 +396,51 @@ def test_send_zc_reports_that_it_copied_after_all(
     assert (result.was_copied, notification.was_copied) == (False, True)
 
 
+BROKEN: Final = uring.Nop(res=-errno.EIO).linked()
+"""The head of a chain that is broken before anything behind it begins."""
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_send_zc_that_never_began_ends_no_other_operation(
+    ring: uring.Ring, pair: Pair, pipe: tuple[int, int], *, is_shared: bool
+) -> None:
+    """The kernel posts ECANCELED without MORE, and a notification: that ends nothing else."""
+    buffer = bytearray(4)
+    reading = uring.Read(pipe[0], buffer, user_data=5)
+    sending = uring.SendZc(pair[0], b"data", user_data=5)
+    if is_shared:
+        ring.queue(reading)
+    ring.queue_all([BROKEN, sending])
+    ring.submit()
+    assert ring.copy_cqe(timeout=SECONDS).res == -errno.EIO
+    assert ring.copy_cqe(timeout=SECONDS).res == -errno.ECANCELED
+    if not is_shared:
+        ring.queue(reading)
+        ring.submit()
+    notification = ring.copy_cqe(timeout=SECONDS)
+    assert (notification.user_data, notification.is_notification) == (5, True)
+    assert notification.op is None
+    assert ring.in_flight == 1
+    with pytest.raises(BufferError):
+        buffer.append(0)
+    os.write(pipe[1], b"data")
+    assert ring.copy_cqe(timeout=SECONDS).res == 4
+    assert (ring.in_flight, buffer) == (0, b"data")
+
+
+def test_run_does_not_count_the_notification_of_what_never_began(
+    ring: uring.Ring, pair: Pair, pipe: tuple[int, int]
+) -> None:
+    """A run waits for all of its operations, whatever else the kernel posts under their numbers."""
+    os.write(pipe[1], b"data")
+    late = uring.Read(pipe[0], bytearray(4), flags=uring.SQEFlags.ASYNC)
+    sending = uring.SendZc(pair[0], b"data")
+    done = ring.run([BROKEN, sending, late])
+    assert done.res.tolist() == [-errno.EIO, -errno.ECANCELED, 4]
+    with pytest.raises(TimeoutError):
+        ring.run([BROKEN, sending, uring.Read(pipe[0], bytearray(4))], timeout=0.05)
+
+
 def test_send_zc_failures_complete_twice_too(ring: uring.Ring, drain: Drain, pair: Pair) -> None:
     """EPIPE, EBADF and EOPNOTSUPP come with MORE and are followed by a notification."""
     left, right = socket.socketpair()

@@ -49,20 +49,27 @@ static uint32_t run_find(const struct uring_run *run, uint64_t number)
 
 /*
  * Puts a CQE into its place, if it is one of a run. Of an operation that posts several (a zero-copy
- * send) the first one stays: the result. What ends it is the one without MORE. cq_lock is held.
+ * send) the first one stays: the result. What ends it is the one without MORE; but a notification
+ * only behind a result with MORE: when its chain is broken before it begins, the kernel posts
+ * ECANCELED without MORE, and then a notification all the same (io_fail_links() in
+ * io_uring/timeout.c does not set it, as io_sendrecv_fail() would). cq_lock is held.
  */
 static int run_takes(struct uring *ring, const char *cqe)
 {
     uint64_t number;
-    uint32_t flags;
+    uint32_t flags, landed;
     memcpy(&number, cqe, sizeof number);
     memcpy(&flags, cqe + CQE_FLAGS, sizeof flags);
     for (struct uring_run *run = ring->runs; run != NULL; run = run->next) {
         uint32_t index = run_find(run, number);
         if (index == UINT32_MAX)
             continue;
+        char *place = run->cqes + (size_t)index * ring->cqe_size;
+        memcpy(&landed, place + CQE_FLAGS, sizeof landed);
         if (!(flags & CQE_NOTIF))
-            cqe_copy(run->cqes + (size_t)index * ring->cqe_size, cqe, ring->cqe_size);
+            cqe_copy(place, cqe, ring->cqe_size);
+        else if (landed == UINT32_MAX || !(landed & CQE_MORE)) /* UINT32_MAX: not posted */
+            return 1;
         if (!(flags & CQE_MORE))
             run->ended++;
         return 1;

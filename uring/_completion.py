@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _MORE: Final = int(CQEFlags.MORE)
 _BUFFER: Final = int(CQEFlags.BUFFER)
 _BUF_MORE: Final = int(CQEFlags.BUF_MORE)
-_NOT_PLAIN: Final = (_MORE | _BUFFER) << 32
+_NOT_PLAIN: Final = (_MORE | _BUFFER | int(CQEFlags.NOTIF)) << 32
 _cqe: Final = struct.Struct("=QiI").unpack_from
 _uring_take: Final = lib.uring_take
 

@@ -29,7 +29,16 @@ import itertools
 from array import array
 from typing import Any, Final
 
-from uring._claims import Claims, Ended, Expected, Record, Renamed, Shared, Subject
+from uring._claims import (
+    Claims,
+    Ended,
+    Expected,
+    Record,
+    Renamed,
+    Shared,
+    Subject,
+    operation_of,
+)
 from uring._pledges import Pledge
 from uring.flags import CQEFlags
 
@@ -39,12 +48,23 @@ Recent = tuple[bytes, list[Record]]
 UNKNOWN: Final[Record] = (0, b"", None, None)
 
 _MORE: Final = int(CQEFlags.MORE)
+_NOTIF: Final = int(CQEFlags.NOTIF)
+
+
+class Notices:
+    """The places of CQEs that promised a notification, and of the notifications that came."""
+
+    __slots__ = ("came", "promised")
+
+    def __init__(self) -> None:
+        self.promised: set[int] = set()
+        self.came: set[int] = set()
 
 
 class InFlight(Claims):
     """The table of one ring. Its length counts operations whose terminal CQE is still to come."""
 
-    __slots__ = ("has_pledges", "recent", "single")
+    __slots__ = ("has_notifying", "has_pledges", "notices", "recent", "single")
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,6 +72,10 @@ class InFlight(Claims):
         """The one operation that is in flight, or None."""
         self.recent: Recent | None = None
         """All that is in flight, as it was submitted, or None."""
+        self.notices: dict[int, Notices] = {}
+        """Of numbers with zero-copy sends, the notifications that were promised, and came."""
+        self.has_notifying = False
+        """Whether there ever was such a send."""
         self.has_pledges = False
         """Whether completions must be looked at one by one: see _pledges."""
 
@@ -220,7 +244,12 @@ class InFlight(Claims):
                 gone.extend(popped)  # kept to the end, so that no destructor runs in the middle
         else:
             for place, number in enumerate(numbers, first):
-                if flags is not None and flags[place - first] & _MORE:
+                flag = 0 if flags is None else flags[place - first]
+                if flag & _MORE:
+                    if self.has_notifying and not self._promise(number, place, ended):
+                        return
+                    continue
+                if flag & _NOTIF and self.is_stray(number, place):
                     continue
                 if not self._retire_one(number, place, ended):
                     return
@@ -228,6 +257,36 @@ class InFlight(Claims):
             self.ended = None
             if not self.entries and not self.shared and not self.claims:
                 self.is_quiet = True
+
+    def _promise(self, number: int, place: int, ended: Ended) -> bool:
+        """Note that a CQE with MORE may be of a zero-copy send, so that one more comes; as `_end`."""
+        group, record = self.shared.get(number), self.entries.get(number)
+        records = [record] if group is None else list(group.records.values())
+        known = [operation_of(each[2]) for each in records if each is not None]
+        if not [op for op in known if op is not None and op._notifies]:
+            return True
+        notices = self.notices.get(number) or Notices()
+        if self.ended is not ended:  # no call from here to the store
+            return False
+        self.notices[number] = notices
+        notices.promised.add(place)  # by place: once
+        return True
+
+    def is_stray(self, number: int, place: int) -> bool:
+        """
+        Whether a notification ends nothing that is in flight.
+
+        A zero-copy send whose chain is broken before it begins posts ECANCELED without MORE, which
+        ends it, and a notification all the same: io_fail_links() in io_uring/timeout.c does not set
+        the flag, as io_sendrecv_fail() would. By then its number may be another operation's.
+        """
+        notices = self.notices.get(number)
+        if notices is None:
+            return True
+        if place not in notices.came and len(notices.came) >= len(notices.promised):
+            return True
+        notices.came.add(place)
+        return False
 
     def _retire_one(self, number: int, place: int, ended: Ended) -> bool:
         """Let go of what the terminal CQE at `place` has ended; as `_end`."""
@@ -274,6 +333,8 @@ class InFlight(Claims):
             del self.shared[number]
         if number in self.claims:
             del self.claims[number]
+        if number in self.notices:
+            del self.notices[number]
         return True
 
     def discard_number(self, number: int) -> None:

@@ -7,7 +7,7 @@ depend on (see _leases); what was promised for an operation that has failed is t
 
 from typing import TYPE_CHECKING, Final
 
-from uring._claims import Ended, Subject
+from uring._claims import Ended, Subject, operation_of
 from uring._core import Core
 from uring._leases import Landing
 from uring._pledges import Pledge
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _MORE: Final = int(CQEFlags.MORE)
 _BUFFER: Final = int(CQEFlags.BUFFER)
 _BUF_MORE: Final = int(CQEFlags.BUF_MORE)
+_NOTIF: Final = int(CQEFlags.NOTIF)
 
 
 class LandingSide(Core):
@@ -46,7 +47,10 @@ class LandingSide(Core):
         numbers = memoryview(raw).cast("Q")[:: size // 8].tolist()
         subjects = self._in_flight.look_up(numbers)
         completions = Completions(raw, subjects, cqe_size=size)
-        flags = completions.flags.tolist() if result >> 32 & (_MORE | _BUFFER) else None
+        seen = result >> 32
+        flags = completions.flags.tolist() if seen & (_MORE | _BUFFER | _NOTIF) else None
+        if seen & _NOTIF and flags is not None:
+            self._disown(subjects, flags)
         landing = None
         if is_final and result >> 32 & _BUFFER and flags is not None:
             landing = self._land(subjects, completions.res.tolist(), flags)
@@ -77,6 +81,14 @@ class LandingSide(Core):
                     landing.sent.append(lease)
                     group._block.is_unsure = group._block.is_unsure or results[index] < 0
         return landing
+
+    @staticmethod
+    def _disown(subjects: list[Subject], flags: list[int]) -> None:
+        """A notification is of nobody who asks for none: see InFlight.is_stray()."""
+        for index, flag in enumerate(flags):
+            operation = operation_of(subjects[index])
+            if flag & _NOTIF and operation is not None and not operation._notifies:
+                subjects[index] = None
 
     @staticmethod
     def _settle_pledges(subjects: list[Subject], results: list[int]) -> None:

@@ -80,6 +80,8 @@ class RecordSide(Core):
             self._check_opcode(op, encoded[0])
         if op._takes_buffer:
             check_group(op, encoded, self)
+        if op._notifies:
+            self._in_flight.has_notifying = True
         if not prepared and len(encoded) != SQE_SIZE and not self._has_sqe128:
             raise ValueError(
                 f"{op!r} has an SQE of {len(encoded)} bytes, which takes a ring with"

@@ -306,6 +306,9 @@ class Queueable:
     _ends_with_zero: ClassVar[bool] = False
     """Whether a result of 0 means that no more will come: the end of a file, or of a stream."""
 
+    _notifies: ClassVar[bool] = False
+    """Whether a second completion, a notification, says that its memory is free: zero copy."""
+
     _takes_buffer: ClassVar[bool] = False
     """Whether the kernel picks its buffer from a group, which is then in the field `group`."""
 
@@ -387,6 +390,7 @@ class SQE(Queueable):
     attr_type_mask: int = 0
 
     _prepared = False
+    _notifies = True  # it may
 
     def encode(self) -> bytes:
         """

@@ -61,6 +61,7 @@ class SendZc(Operation):
     """
 
     opcode = Opcode.SEND_ZC
+    _notifies = True
 
     fd: FileLike
     buffer: "Buffer" = lent()
@@ -95,6 +96,7 @@ class SendZcFixed(Operation):
     """
 
     opcode = Opcode.SEND_ZC
+    _notifies = True
 
     fd: FileLike
     buffer: "Buffer | FixedBuffer" = lent()
@@ -130,6 +132,7 @@ class SendZcVectorized(Operation):
     """
 
     opcode = Opcode.SEND_ZC
+    _notifies = True
 
     fd: FileLike
     buffers: "Sequence[Buffer]" = all_lent()
@@ -172,6 +175,7 @@ class SendmsgZc(Operation):
     """
 
     opcode = Opcode.SENDMSG_ZC
+    _notifies = True
 
     fd: FileLike
     buffers: "Sequence[Buffer]" = all_lent()
@@ -212,6 +216,7 @@ class SendmsgZcFixed(Operation):
     """
 
     opcode = Opcode.SENDMSG_ZC
+    _notifies = True
 
     fd: FileLike
     buffers: "Sequence[Buffer | FixedBuffer]" = all_lent()
