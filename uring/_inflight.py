@@ -245,13 +245,9 @@ class InFlight(Claims):
         else:
             for place, number in enumerate(numbers, first):
                 flag = 0 if flags is None else flags[place - first]
-                if flag & _MORE:
-                    if self.has_notifying and not self._promise(number, place, ended):
-                        return
+                if flag & _MORE and not self.has_notifying:
                     continue
-                if flag & _NOTIF and self.is_stray(number, place):
-                    continue
-                if not self._retire_one(number, place, ended):
+                if not self._retire_one(number, place, ended, flag):
                     return
         if self.ended is ended:  # no call from here to the end
             self.ended = None
@@ -259,7 +255,7 @@ class InFlight(Claims):
                 self.is_quiet = True
 
     def _promise(self, number: int, place: int, ended: Ended) -> bool:
-        """Note that a CQE with MORE may be of a zero-copy send, so that one more comes; as `_end`."""
+        """Note that a CQE with MORE may be of a zero-copy send, and promise one; as `_end`."""
         group, record = self.shared.get(number), self.entries.get(number)
         records = [record] if group is None else list(group.records.values())
         known = [operation_of(each[2]) for each in records if each is not None]
@@ -288,8 +284,12 @@ class InFlight(Claims):
         notices.came.add(place)
         return False
 
-    def _retire_one(self, number: int, place: int, ended: Ended) -> bool:
-        """Let go of what the terminal CQE at `place` has ended; as `_end`."""
+    def _retire_one(self, number: int, place: int, ended: Ended, flag: int) -> bool:
+        """Let go of what the CQE at `place` has ended; as `_end`."""
+        if flag & _MORE:
+            return self._promise(number, place, ended)
+        if flag & _NOTIF and self.is_stray(number, place):
+            return True
         if isinstance(self.claims.get(number), Expected):
             return self._count_down(number, place, ended)
         return all([self._end(each, place, ended) for each in self._ended_by(number)])  # noqa: C419 - no generator: ring.py
