@@ -1098,9 +1098,11 @@ def test_read_only_ring_reads_what_it_was_given_and_nothing_else(tmp_path: Path)
         ("uring.Ring.register_restrictions = lambda ring, rules: None", "Write"),
         ("uring.Restriction.sqe_flags_required = uring.Restriction.sqe_flags_allowed", "Read"),
         (
-            ("allow = uring.Restriction.allow_register\n"
-            "more = uring.RegisterOpcode.REGISTER_PERSONALITY\n"
-            "uring.Restriction.allow_register = lambda op: (allow(op), allow(more))"),
+            (
+                "allow = uring.Restriction.allow_register\n"
+                "more = uring.RegisterOpcode.REGISTER_PERSONALITY\n"
+                "uring.Restriction.allow_register = lambda op: (allow(op), allow(more))"
+            ),
             "register_personality",
         ),
     ],

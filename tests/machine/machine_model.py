@@ -69,6 +69,11 @@ class Expected:
         cancels = ", may be cancelled" if self.may_cancel else ""
         return f"<{type(self).__name__} {self.number:#x} of {self.op!r}{cancels}>"
 
+    @property
+    def is_notifying(self) -> bool:
+        """Whether a notification may come though nothing has promised it."""
+        return False
+
     def allows(self, cqe: CQE) -> bool:
         """Whether this completion may be of this operation."""
         if cqe.more and not self.is_multishot:
@@ -105,11 +110,13 @@ class Reading(Expected):
         return 0 < cqe.res <= sum(target.size for target in self.targets)
 
     def effect(self, cqe: CQE) -> None:
+        """See `Expected`."""
         content = filled(self.targets, max(0, cqe.res))
         if self.channel is not None:
             self.channel.arrived(content)
 
     def unseen(self) -> None:
+        """See `Expected`."""
         found = b"".join([target.found() for target in self.targets])
         if self.channel is not None:
             self.channel.arrived(found)
@@ -122,7 +129,7 @@ class Dropped(Reading):
 
     def drop(self) -> None:
         """Let go of the memory, and of all that holds it."""
-        self.dropped = [weakref.ref(target.memory) for target in self.targets]
+        self.dropped = [weakref.ref(target.own()) for target in self.targets]
         self.size = sum(target.size for target in self.targets)
         self.targets, self.op = [], None
 
@@ -130,12 +137,14 @@ class Dropped(Reading):
         return super()._allows(cqe) or (self.op is None and 0 < cqe.res <= self.size)
 
     def effect(self, cqe: CQE) -> None:
+        """See `Expected`."""
         op: Any = cqe.op
         content = Target.of(op.buffer.obj).filled(max(0, cqe.res))
         assert self.channel is not None
         self.channel.arrived(content)
 
     def unseen(self) -> None:
+        """See `Expected`."""
         assert self.channel is not None
         self.channel.is_lossy = True
 
@@ -149,10 +158,12 @@ class Comparing(Reading):
         return cqe.res == len(self.content)
 
     def effect(self, cqe: CQE) -> None:
+        """See `Expected`."""
         found = filled(self.targets, max(0, cqe.res))
         assert found == self.content[: max(0, cqe.res)]
 
     def unseen(self) -> None:
+        """See `Expected`."""
         found = b"".join([target.found() for target in self.targets])
         assert self.content.startswith(found)
 
@@ -161,6 +172,11 @@ class Writing(Expected):
     """A write of words; with `is_multishot` it posts twice."""
 
     is_done = False
+
+    @property
+    def is_notifying(self) -> bool:
+        """Whether a notification may come though nothing has promised it."""
+        return self.is_multishot and not self.is_done
 
     def _allows(self, cqe: CQE) -> bool:
         assert self.write is not None
@@ -171,6 +187,7 @@ class Writing(Expected):
         return 0 < cqe.res <= self.write.count * 4
 
     def effect(self, cqe: CQE) -> None:
+        """See `Expected`."""
         assert self.write is not None
         if cqe.is_notification:
             assert self.is_done
@@ -180,6 +197,7 @@ class Writing(Expected):
         self.write.end(max(0, cqe.res))
 
     def unseen(self) -> None:
+        """See `Expected`."""
         self.is_done = True
 
 
@@ -198,6 +216,11 @@ class RingModel:
         """Completions that messages may bring, by number."""
         self.came: Counter[int] = Counter()
         """And those that have come."""
+        self.strays: Counter[int] = Counter()
+        """
+        Notifications that end nothing: a zero-copy send posts one also when its chain was broken
+        before it began, behind a result without MORE.
+        """
         self.owed: set[int] = set()
         """Messages that must come, for who sent them was told so."""
         self.is_closed = False
@@ -314,8 +337,9 @@ class RingModel:
         assert len(rows) == count
         for place, cqe in enumerate(completions):
             assert (cqe.user_data, cqe.res, int(cqe.flags)) == rows[place]
-            assert completions[place] == cqe == completions[place - count]
-            assert completions[place].op is cqe.op
+            indexed = completions.__getitem__(place)
+            assert indexed == cqe == completions[place - count]
+            assert indexed.op is cqe.op
             self.took_one(cqe, is_ignored=is_ignored, is_peeked=is_peeked)
 
     def took_one(
@@ -329,6 +353,12 @@ class RingModel:
         """Account for one completion."""
         number = cqe.user_data
         group = self.live.get(number)
+        if cqe.is_notification and self.strays[number]:
+            due = [one for one in group or () if isinstance(one, Writing) and one.is_multishot]
+            if not due:
+                self.strays[number] -= 1
+                assert cqe.op is None or group is None
+                return
         if group is None:
             self.came[number] += 1
             assert self.came[number] <= self.outside[number], f"{cqe} is of nothing in flight"
@@ -348,6 +378,8 @@ class RingModel:
             assert cqe.op is None or cqe.op in [one.op for one in group]
         if cqe.more:
             return
+        if not cqe.is_notification and any(one.is_notifying for one in group):
+            self.strays[number] += 1
         self._ended(number, group)
 
     def _ended(self, number: int, group: list[Expected]) -> None:

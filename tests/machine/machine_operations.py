@@ -97,7 +97,7 @@ def read(place: Place, a: int, b: int) -> Expected:
         op,
         fd=channel.reader,
         targets=targets,
-        lent=[target.memory for target in targets if not guard],
+        lent=[target.own() for target in targets if not guard],
         channel=channel,
     )
 
@@ -108,6 +108,7 @@ class _Borrowing(Reading):
     registered: Registered
 
     def let_go(self) -> None:
+        """See `Expected`."""
         (target,) = self.targets
         assert isinstance(target, PartTarget)
         self.targets = []
@@ -167,6 +168,7 @@ class FileWriting(Expected):
         return cqe.res == len(self.content)
 
     def effect(self, cqe: uring.CQE) -> None:
+        """See `Expected`."""
         if cqe.res > 0:
             self.world.known.append((self.offset, self.content))
 
@@ -228,9 +230,7 @@ def timeout(place: Place, a: int, b: int) -> Expected | None:
     number = target.number
     if kind == 3:
         return Expected(uring.TimeoutUpdate(number, b % 4 * 0.001), _ENDED)
-    return Cancelling(
-        uring.TimeoutRemove(number), _ENDED, finds=lambda one: one.number == number
-    )
+    return Cancelling(uring.TimeoutRemove(number), _ENDED, finds=lambda one: one.number == number)
 
 
 class _Long(Expected):
@@ -243,8 +243,7 @@ def poll(place: Place, a: int, b: int) -> Expected:
     fd = place.file(channel.reader, is_fixed=b & 1)
     is_multishot = bool(b & 2)
     op = uring.PollMultishot(fd) if is_multishot else uring.PollAdd(fd)
-    one = _Polling(op, fd=channel.reader, is_multishot=is_multishot)
-    return one
+    return _Polling(op, fd=channel.reader, is_multishot=is_multishot)
 
 
 class _Polling(Expected):
@@ -302,7 +301,7 @@ def cancel(place: Place, a: int, b: int) -> Expected | None:
 # ---- making descriptors ----
 
 
-def maker(place: Place, a: int, b: int) -> Expected | None:
+def maker(place: Place, a: int, b: int) -> Expected | None:  # noqa: PLR0911 - one for each kind
     """Make a descriptor, or a registered file; or close one of those."""
     world, kind = place.world, a % 8
     if kind == 0:
@@ -341,6 +340,7 @@ class _Piping(Expected):
     """It makes two descriptors, which stand in its memory."""
 
     def effect(self, cqe: uring.CQE) -> None:
+        """See `Expected`."""
         if cqe.res == 0:
             for fd in cqe.result():
                 assert fd > 2
@@ -356,6 +356,7 @@ class _Filling(Expected):
         return cqe.res >= 0
 
     def effect(self, cqe: uring.CQE) -> None:
+        """See `Expected`."""
         if cqe.res >= 0:
             slot = cqe.result()
             assert isinstance(slot, Fixed)
@@ -387,8 +388,10 @@ def receiving(place: Place, group: GroupModel, a: int, b: int) -> Receiving:
     fd = place.file(channel.reader, is_fixed=b & 1)
     op: uring.Operation
     if kind == 0:
-        op = uring.ReadMultishot(fd, buffers, offset=-1) if not channel.is_socket else (
-            uring.RecvMultishot(fd, buffers)
+        op = (
+            uring.ReadMultishot(fd, buffers, offset=-1)
+            if not channel.is_socket
+            else (uring.RecvMultishot(fd, buffers))
         )
     elif kind == 1 and channel.is_socket:
         op = uring.RecvBundleMultishot(fd, buffers)
@@ -406,7 +409,7 @@ def receiving(place: Place, group: GroupModel, a: int, b: int) -> Receiving:
         op, uring.RecvMultishot | uring.RecvBundleMultishot | uring.ReadMultishot
     )
     one = Receiving(op, fd=channel.reader, channel=channel, is_multishot=is_multishot)
-    one.group, one.policy = group, b // 5 % 4
+    one.group, one.policy, one.is_leased = group, b // 5 % 4, True
     return one
 
 
@@ -432,10 +435,10 @@ class _Messaging(Expected):
         return self.target is not None and self.target.is_closed
 
     def effect(self, cqe: uring.CQE) -> None:
+        """See `Expected`."""
         assert self.target is not None
         if cqe.res == 0:
             self.target.owed.add(self.message)
-
 
 
 def link_timeout(b: int) -> Expected:
@@ -459,6 +462,8 @@ def streamed(place: Place, a: int, b: int) -> Expected | None:
 
 def shares(one: Expected) -> bool:
     """Whether others may have its number: of several nobody can tell which one has ended."""
+    if isinstance(one.op, uring.Recvmsg):  # only its own memory explains its result
+        return False
     return type(one) in {Reading, Writing, Comparing, FileWriting} or isinstance(one.op, uring.Nop)
 
 

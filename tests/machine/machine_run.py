@@ -1,21 +1,23 @@
 """
-Run the state machine over one shape of ring: `python machine_run.py SHAPE [EXAMPLES [STEPS]]`.
+Run the state machine over one shape of ring: `python machine_run.py NAME [EXAMPLES [STEPS]]`.
 
 Without numbers it is what the tests do: the same examples each time. With them the examples are
-others each time, and as many as asked for. HELD is the last line when everything held.
+others each time, as many as asked for. `threads-NAME` runs programs in several threads instead. The
+last line is "held" when everything held; before it stands what was driven.
 """
 
 import faulthandler
 import gc
-import os
 import sys
 import warnings
 from typing import Final
 
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 from hypothesis.stateful import run_state_machine_as_test
 from machine_model import STATISTICS
 from machine_rules import Machine, Shape
+from machine_threads import PROGRAMS, run_crowd
 
 from uring import SetupFlags
 
@@ -29,8 +31,9 @@ SHAPES: Final = {
     "mixed": Shape(F.CQE_MIXED | F.SINGLE_ISSUER | F.DEFER_TASKRUN),
     "small": Shape(entries=4, cq_entries=4),
 }
-EXAMPLES: Final = 60
+EXAMPLES: Final = 100
 STEPS: Final = 50
+_THREADS: Final = "threads-"
 
 
 def main() -> None:
@@ -38,7 +41,6 @@ def main() -> None:
     faulthandler.enable()
     warnings.simplefilter("error")
     name, *numbers = sys.argv[1:]
-    kind = type(name.capitalize(), (Machine,), {"shape": SHAPES[name]})
     examples, steps = [*map(int, numbers), *(EXAMPLES, STEPS)[len(numbers) :]]
     profile = settings(
         max_examples=examples,
@@ -46,13 +48,24 @@ def main() -> None:
         deadline=None,
         database=None,
         derandomize=not numbers,
-        phases=[Phase.generate] if "MACHINE_TRACE" in os.environ else [Phase.generate, Phase.shrink],
+        phases=[Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
         print_blob=False,
     )
     gc.collect()
     gc.freeze()  # what is collected after each example is its own
-    run_state_machine_as_test(kind, settings=profile)
+    shape = SHAPES[name.removeprefix(_THREADS)]
+    if name.startswith(_THREADS):
+
+        @profile
+        @given(PROGRAMS, st.integers(0, 3))
+        def run(programs: list[list[tuple[int, int]]], closes: int) -> None:
+            run_crowd(shape, programs, closes=closes == 3)
+
+        run()
+    else:
+        kind = type(name.capitalize(), (Machine,), {"shape": shape})
+        run_state_machine_as_test(kind, settings=profile)
     for what, count in sorted(STATISTICS.items()):
         sys.stdout.write(f"{what}: {count}\n")
     sys.stdout.write("held\n")

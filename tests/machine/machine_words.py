@@ -52,6 +52,11 @@ class Target:
             return self.memory
         return memoryview(self.memory)[self.guard : self.guard + self.size]
 
+    def own(self) -> Memory:
+        """Its memory, which is no part of other memory."""
+        assert isinstance(self.memory, Memory)
+        return self.memory
+
     def filled(self, length: int) -> bytes:
         """The first bytes; all behind those, and around them, must be as they were."""
         start = self.guard

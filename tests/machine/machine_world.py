@@ -28,7 +28,7 @@ class World:
     def __init__(self) -> None:
         self.channels = [Channel(kind) for kind in ("pipe", "socket", "tcp", "pipe")]
         # In memory, if that can be: a busy disk takes its time for an fsync.
-        folder = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - mkstemp()
+        folder = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         self.file, self.path = tempfile.mkstemp(prefix="uring-machine-", dir=folder)
         self.known = [(0, random.Random(FILE_BYTES).randbytes(FILE_BYTES))]
         """Parts of the file that nobody writes to any more."""
@@ -51,7 +51,7 @@ class World:
     def target(self, size: int, *, guard: int = GUARD) -> Target:
         """Make memory for the kernel to write to."""
         target = Target(size, guard=guard)
-        self.references.append(weakref.ref(target.memory))
+        self.references.append(weakref.ref(target.own()))
         return target
 
     def memory(self, content: bytes) -> Memory:
@@ -101,7 +101,9 @@ class World:
 
     def close(self) -> None:
         """Close everything."""
-        for each in (*self.channels, *self.clients, self.listener):
+        for channel in self.channels:
+            channel.close()
+        for each in (*self.clients, self.listener):
             each.close()
         os.close(self.file)
         os.unlink(self.path)  # noqa: PTH108 - beside os.close()
@@ -111,7 +113,9 @@ class World:
     def assert_collected(self) -> None:
         """Nobody may hold anything that was lent."""
         alive = [memory for reference in self.references if (memory := reference()) is not None]
-        assert not alive, f"{len(alive)} of {len(self.references)} are still held: {len(alive[0])} bytes"
+        assert not alive, (
+            f"{len(alive)} of {len(self.references)} are still held: {len(alive[0])} bytes"
+        )
 
 
 @attrs.define(eq=False)
@@ -130,9 +134,7 @@ class Held:
 class GroupModel:
     """A group of provided buffers, and the leases that are kept of it."""
 
-    def __init__(
-        self, world: World, ring: uring.Ring, *, count: int, incremental: bool
-    ) -> None:
+    def __init__(self, world: World, ring: uring.Ring, *, count: int, incremental: bool) -> None:
         world.groups.append(self)
         self.group: BufferRing = ring.register_buffer_ring(
             count, size=PART_BYTES, incremental=incremental
@@ -173,7 +175,9 @@ class GroupModel:
     def assert_holds(self, model: RingModel) -> None:
         """All buffers must be with the kernel, or in our hands."""
         self.assert_unchanged()
-        is_used = any(isinstance(one, Receiving) and one.group is self for one in model.operations())
+        is_used = any(
+            isinstance(one, Receiving) and one.group is self for one in model.operations()
+        )
         if is_used or self.group.closed or model.ring.cq_ready():
             return
         inside, out = self.group.inside, sum(len(held.views) for held in self.held)
@@ -189,7 +193,6 @@ class Receiving(Expected):
 
     group: GroupModel
     policy = 0
-    is_leased = True
 
     def _allows(self, cqe: CQE) -> bool:
         assert self.channel is not None
@@ -201,11 +204,13 @@ class Receiving(Expected):
         return cqe.res in refused and not cqe.more
 
     def effect(self, cqe: CQE) -> None:
+        """See `Expected`."""
         assert self.channel is not None
         if cqe.res > 0:
             self.channel.arrived(self.group.lease(cqe, self.policy))
 
     def unseen(self) -> None:
+        """See `Expected`."""
         assert self.channel is not None
         self.channel.is_lossy = True
 
@@ -215,7 +220,11 @@ class Registered:
 
     def __init__(self, ring: uring.Ring, world: World) -> None:
         ends = [end for channel in world.channels for end in (channel.reader, channel.writer)]
-        shut = {channel.writer for channel in world.channels if channel.is_shut and not channel.is_socket}
+        shut = {
+            channel.writer
+            for channel in world.channels
+            if channel.is_shut and not channel.is_socket
+        }
         fds = [-1 if end in shut else end for end in ends]
         ring.register_files([*fds, world.file, -1, -1])
         self.made: list[Fixed] = []
