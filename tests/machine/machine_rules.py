@@ -44,7 +44,7 @@ def step(**strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]]
     """Make a method a rule, and note what it was called with."""
 
     def decorate(method: Callable[..., None]) -> Any:
-        @rule(target=None, **strategies)
+        @rule(**strategies)  # type: ignore[call-overload]  # mypy takes any name for `targets`
         @functools.wraps(method)
         def noted(self: "Machine", **drawn: Any) -> None:
             shown = ", ".join(f"{name}={value!r}" for name, value in drawn.items())
