@@ -366,6 +366,7 @@ class RingModel:
             return
         assert group[0].is_streamed == is_streamed, f"{cqe} was given to somebody else"
         allowing = [one for one in group if one.allows(cqe)]
+        may_notify = not cqe.is_notification and any(one.is_notifying for one in group)
         assert allowing, f"{cqe} must not come of {group}"
         if len(group) == 1:
             assert cqe.op is group[0].op or group[0].op is None
@@ -378,7 +379,7 @@ class RingModel:
             assert cqe.op is None or cqe.op in [one.op for one in group]
         if cqe.more:
             return
-        if not cqe.is_notification and any(one.is_notifying for one in group):
+        if may_notify:
             self.strays[number] += 1
         self._ended(number, group)
 

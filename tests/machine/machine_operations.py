@@ -285,7 +285,8 @@ def cancel(place: Place, a: int, b: int) -> Expected | None:
         fd = channel.reader if b & 64 else channel.writer
         file_ = place.file(fd, is_fixed=b & 32)
         cancelling = uring.AsyncCancelFd(file_, all=bool(b & 16))
-        return Cancelling(cancelling, finds=lambda one: one.fd == fd)
+        closed = frozenset({-errno.EBADF})  # by the time that it is submitted
+        return Cancelling(cancelling, closed, finds=lambda one: one.fd == fd)
     target = place.live(b)
     if target is None:
         return None
