@@ -561,6 +561,25 @@ def test_groups_are_numbered(ring: uring.Ring) -> None:
         ring.register_buffer_ring(1, size=8, bgid=65536)
 
 
+def test_number_of_a_closed_group_is_not_given_to_another_while_it_is_named(
+    ring: uring.Ring, pair: Sockets
+) -> None:
+    """Until an operation on a closed group has ended, no other group can have its number."""
+    receiver, sender = pair
+    closed = ring.register_buffer_ring(1, size=8)
+    ring.queue(RecvMultishot(receiver, closed))
+    ring.submit()
+    closed.close()
+    other = ring.register_buffer_ring(64, size=8)  # whose buffers have higher ids
+    assert other.bgid != closed.bgid
+    with pytest.raises(ValueError, match="was closed"):
+        ring.register_buffer_ring(64, size=8, bgid=closed.bgid)
+    sender.sendall(b"for one")
+    assert ring.copy_cqe(timeout=SECONDS).res == -errno.ENOBUFS
+    assert (other.inside, ring.in_flight) == (64, 0)
+    assert ring.register_buffer_ring(64, size=8, bgid=closed.bgid).inside == 64
+
+
 def test_many_groups(ring: uring.Ring, packets: Sockets) -> None:
     """Three hundred groups at once: each receive takes from its own."""
     groups = [ring.register_buffer_ring(1, size=8, kernel_memory=i % 2 > 0) for i in range(300)]

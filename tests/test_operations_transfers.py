@@ -396,6 +396,23 @@ def test_send_zc_reports_that_it_copied_after_all(
     assert (result.was_copied, notification.was_copied) == (False, True)
 
 
+BROKEN: Final = uring.Nop(res=-errno.EIO).linked()
+"""The head of a chain that is broken before anything behind it begins."""
+
+
+def test_run_does_not_count_the_notification_of_what_never_began(
+    ring: uring.Ring, pair: Pair, pipe: tuple[int, int]
+) -> None:
+    """A run waits for all of its operations, whatever else the kernel posts under their numbers."""
+    os.write(pipe[1], b"data")
+    late = uring.Read(pipe[0], bytearray(4), flags=uring.SQEFlags.ASYNC)
+    sending = uring.SendZc(pair[0], b"data")
+    done = ring.run([BROKEN, sending, late])
+    assert done.res.tolist() == [-errno.EIO, -errno.ECANCELED, 4]
+    with pytest.raises(TimeoutError):
+        ring.run([BROKEN, sending, uring.Read(pipe[0], bytearray(4))], timeout=0.05)
+
+
 def test_send_zc_failures_complete_twice_too(ring: uring.Ring, drain: Drain, pair: Pair) -> None:
     """EPIPE, EBADF and EOPNOTSUPP come with MORE and are followed by a notification."""
     left, right = socket.socketpair()

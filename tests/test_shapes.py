@@ -929,3 +929,18 @@ def test_skip_success_works_on_every_size(shaped: Ring) -> None:
     shaped.queue_all([first, Nop(user_data=3)])
     shaped.submit_and_wait()
     assert [cqe.user_data for cqe in collect(shaped, 1)] == [3]
+
+
+@pytest.mark.slow
+def test_sqpoll_ring_takes_back_what_a_worker_is_blocked_in(pipe: tuple[int, int]) -> None:
+    """A read that follows in a chain, in a worker: runs and close() cancel it; neither gives up."""
+    nop = uring.Nop(flags=uring.SQEFlags.ASYNC)
+    chain = uring.link(nop, uring.Read(pipe[0], bytearray(4), -1))
+    with uring.Ring(8, flags=F.SQPOLL) as ring:
+        with pytest.raises(TimeoutError) as caught:
+            ring.run(chain, timeout=0.05)
+        assert not hasattr(caught.value, "__notes__")  # it would say what is still in flight
+        ring.queue_all(chain)
+        ring.submit()
+        assert ring.copy_cqe(timeout=10).res == 0
+    assert ring.in_flight == 0

@@ -100,7 +100,8 @@ class CallSide(Core):
         """
         Cancel operations in flight, and wait until those that are running have ended.
 
-        Goes past the submission queue. What is queued and not submitted is not found. The
+        Goes past the submission queue. What is queued and not submitted is not found, and neither
+        is what a worker of an SQPOLL ring goes on with in a chain: `AsyncCancel` does. The
         completions of the targets come as ever: with ECANCELED, or with a result.
 
         Args:

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from uring._calls import CallSide
 from uring._checks import check_range
-from uring._claims import operation_of
+from uring._claims import Record, operation_of
 from uring._ffi import lib
 from uring._leases import Block
 from uring.errors import RegisterError, UringError, call_error
@@ -20,6 +20,7 @@ from uring.registry.buffer_rings import (
     status_request,
     unregistration,
 )
+from uring.sqe import buffer_group
 
 BGID_MAX = 65535
 _Group = TypeVar("_Group", BufferRing, SendBufferRing)
@@ -55,7 +56,8 @@ class ProvideSide(CallSide):
             lease is left. A `BufferRing` that is dropped stays registered until the ring closes.
 
         Raises:
-            ValueError: `bgid` is in use, or a number is out of range.
+            ValueError: `bgid` is in use, if only by an operation in flight that was queued when it
+                was another group's; or a number is out of range.
             RegisterError: EEXIST, the number is in use behind our back; EINVAL, the kernel lacks
                 provided buffer rings or a flag; ENOMEM.
 
@@ -133,13 +135,47 @@ class ProvideSide(CallSide):
         """Enter the block under its number, before the kernel is told of its memory."""
         if bgid is not None:
             check_range("bgid", bgid, 0, BGID_MAX)
-            if self._held.groups.setdefault(bgid, block) is not block:
-                raise ValueError(f"buffer group {bgid} is registered already: close it first")
-            return bgid
-        for number in range(BGID_MAX + 1):
-            if self._held.groups.setdefault(number, block) is block:
-                return number
+        with self._lock:  # who queues an operation on a group looks and appends with it
+            named = self._named_groups()
+            if bgid is not None:
+                if bgid in named and bgid not in self._held.groups:
+                    raise ValueError(
+                        f"an operation in flight takes buffers from group {bgid}, which was closed:"
+                        " copy its completion out first, or take another number"
+                    )
+                if self._held.groups.setdefault(bgid, block) is not block:
+                    raise ValueError(f"buffer group {bgid} is registered already: close it first")
+                return bgid
+            for number in range(BGID_MAX + 1):
+                if number in named:
+                    continue
+                if self._held.groups.setdefault(number, block) is block:
+                    return number
         raise ValueError("all 65536 buffer groups are registered")
+
+    def _named_groups(self) -> set[int]:
+        """
+        The groups that operations take from which are queued or in flight. The lock is held.
+
+        The kernel goes by the number each time that it takes a buffer, and we by the group that the
+        operation was given: a number that stood for another one meanwhile would lend the wrong
+        memory.
+        """
+        self._trim()
+        records = [record for record in self._pending[1:] if record not in self._in_flight]
+        ops = [*self._takers(), *_takers_of(records)]
+        return {buffer_group(op.group) for op in ops}
+
+    def _takers(self) -> list[Any]:
+        """The operations in flight that take buffers from groups. The lock is held."""
+        in_flight = self._in_flight
+        if in_flight.ended is not None:
+            in_flight.retire()
+        in_flight.index()
+        records = list(in_flight.entries.values())
+        for shared in list(in_flight.shared.values()):
+            records += shared.records.values()
+        return _takers_of(records)
 
     def _unregister_group(self, bgid: int, block: Block) -> None:
         self._check_use()
@@ -162,15 +198,7 @@ class ProvideSide(CallSide):
 
     def _is_taking_from(self, group: SendBufferRing) -> bool:
         """Whether an operation in flight may have taken buffers of the group. The lock is held."""
-        in_flight = self._in_flight
-        if in_flight.ended is not None:
-            in_flight.retire()
-        in_flight.index()
-        records = list(in_flight.entries.values())
-        for shared in list(in_flight.shared.values()):
-            records += shared.records.values()
-        ops: list[Any] = [operation_of(record[2]) for record in records]
-        takers = [op for op in ops if op is not None and op._takes_buffer]
+        takers = self._takers()
         return bool([op for op in takers if op.group is group or op.group == group.bgid])
 
     def _group_head(self, bgid: int) -> int:
@@ -178,3 +206,9 @@ class ProvideSide(CallSide):
         answer, pin = status_request(bgid)
         self._register(RegisterOpcode.REGISTER_PBUF_STATUS, pin, 1)
         return status_head(answer)
+
+
+def _takers_of(records: list[Record]) -> list[Any]:
+    """The operations among these that take buffers from groups."""
+    ops: list[Any] = [operation_of(record[2]) for record in records]
+    return [op for op in ops if op is not None and op._takes_buffer]

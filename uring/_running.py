@@ -373,6 +373,8 @@ class RunSide(SubmissionSide, CompletionSide):
             if result < 0 and result not in CANCEL_ANSWERS:
                 self._cancel_by_operations(numbers)
                 return
+        if self._is_sqpoll:  # measured on 6.18: a worker that goes on with a chain is not found
+            self._cancel_by_operations(numbers)
 
     def _cancel_by_operations(self, numbers: list[int]) -> None:
         """

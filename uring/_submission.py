@@ -26,6 +26,7 @@ from uring._records import RecordSide
 from uring._setup import RingParams
 from uring.errors import SubmissionQueueFull
 from uring.flags import SetupFlags
+from uring.registry.buffer_rings import check_group
 from uring.sqe import NO_FLAGS, SQE_SIZE, UINT32_MAX, Queueable
 
 if TYPE_CHECKING:
@@ -144,7 +145,12 @@ class SubmissionSide(RecordSide):
         needs_care = high or needs_claims(op, record)
         if needs_care or self._in_flight.claims:
             with self._lock:
+                self._check_groups([op], [record])
                 self._claim_and_append([record], high)
+        elif op._takes_buffer:
+            with self._lock:
+                self._check_groups([op], [record])
+                pending.append(record)
         else:  # no call between the look at the claims and this
             pending.append(record)
         self._check_kept()
@@ -186,6 +192,7 @@ class SubmissionSide(RecordSide):
                 )
             if len(self._pending) - 1 + len(records) > self._room:
                 self._make_room(len(records))
+            self._check_groups(ops, records)
             if needs_care or self._in_flight.claims:
                 self._claim_and_append(records, high)
             else:  # no call between the look at the claims and this
@@ -198,6 +205,16 @@ class SubmissionSide(RecordSide):
         if self._refusal is not None:
             del self._pending[1:]  # never to be submitted; what the kernel has is in flight
             self._check_open()
+
+    def _check_groups(self, ops: Sequence[Queueable], records: Sequence[Record]) -> None:
+        """
+        Look again whether groups of buffers are open: another thread may have closed one.
+
+        The lock is held, with which groups are closed and others get their numbers.
+        """
+        for op, record in zip(ops, records, strict=True):
+            if op._takes_buffer:
+                check_group(op, record[1], self)
 
     def _claim_and_append(self, records: Sequence[Record], high: Sequence[int]) -> None:
         """

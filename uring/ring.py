@@ -68,6 +68,7 @@ from uring._waiting import WaitingSide
 from uring.completions import EMPTY, close_all, uncollected_descriptors
 from uring.errors import EnterError, RingClosedError
 from uring.flags import Features, Opcode, RegisterOpcode, SetupFlags
+from uring.operations import AsyncCancelAny
 from uring.registry._base import Held
 from uring.registry.cancel import CANCEL_ANSWERS, sync_cancel_any
 from uring.registry.waits import Timeout
@@ -459,6 +460,10 @@ class Ring(StreamSide, WaitingSide, RegisterSide, ProvideSide, RingFdSide):
         request = sync_cancel_any()
         result = lib.uring_register(self._shim, RegisterOpcode.REGISTER_SYNC_CANCEL, request, 1)
         if result >= 0 or result in CANCEL_ANSWERS:
+            if self._is_sqpoll:  # some of what it has in workers its own thread alone can find
+                sqe = AsyncCancelAny().sqe().encode()
+                own = _packed(self._unused_number())
+                lib.uring_sealed_submit(self._shim, self._placed(), sqe, own, 1)
             return
         # Before 6.0, or where registering is forbidden: one ASYNC_CANCEL for each.
         runs = list(self._in_flight.runs.values())

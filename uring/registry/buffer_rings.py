@@ -119,8 +119,8 @@ class _BufferGroup:
         """
         Unregister the group. May be called any number of times.
 
-        Operations that wait for a buffer of it complete with ENOBUFS when data comes. Leases stay
-        valid.
+        Operations that wait for a buffer of it complete with ENOBUFS when data comes; until they
+        have, no other group can have its number. Leases stay valid.
 
         Kernel: 5.19. liburing: io_uring_unregister_buf_ring(3).
         """
