@@ -160,7 +160,11 @@ class Worker:
         number = self._number()
         self.messages.add(number)
         op = uring.MsgRing(self.ring, target_user_data=number, target_res=how)
-        self._queue(Expected(op))
+        try:
+            self._queue(Expected(op))
+        except ValueError:  # a ring that is closing is nobody's any more
+            if not self.ring.closed:
+                raise
 
 
 class _Refused(Expected):
