@@ -100,7 +100,7 @@ static int64_t sq_enter(const struct uring *ring, uint32_t placed)
             return ret;
         } else if (ret == 0) { /* nothing was left, or the kernel takes nothing: never spin */
             return submitted;
-        } else if (ret > 0) {
+        } else {
             submitted += ret;
         }
     }
