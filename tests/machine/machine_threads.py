@@ -240,6 +240,9 @@ class Crowd:
             if number in messages:
                 assert cqe.op is None
                 continue
+            if closes and number not in expected:  # of a stream that was cut off as it began
+                assert isinstance(cqe.op, uring.TimeoutMultishot)
+                continue
             one = expected[number]
             assert cqe.op is one.op
             assert one.allows(cqe), f"{cqe} must not come of {one}"
