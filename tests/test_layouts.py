@@ -323,8 +323,8 @@ OTHERS: Final = {
 
 # The shim's own structs, which only the package knows.
 OWN_IN_C: Final = {
-    *("mixed_place", "uring", "uring_buffers", "uring_counters", "uring_mark", "uring_parts"),
-    *("uring_run", "wait_end"),
+    *("mixed_place", "uring", "uring_alias", "uring_buffers", "uring_counters", "uring_mark"),
+    *("uring_parts", "uring_run", "wait_end"),
 }
 
 
