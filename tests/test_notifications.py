@@ -116,6 +116,18 @@ def test_close_ends_a_zero_copy_send_that_waits_behind_another(
     buffer.append(0)
 
 
+@pytest.mark.parametrize("send", SENDS)
+def test_drained_zero_copy_send_is_refused(
+    ring: Ring, udp: socket.socket, send: Callable[..., Any]
+) -> None:
+    """It would wait for its own notification: ValueError, also in a run; nothing is queued."""
+    drained = send(udp, b"abc").drained()
+    for call in (lambda: ring.queue(drained), lambda: ring.run([Nop(), drained])):
+        with pytest.raises(ValueError, match="would wait for its own notification"):
+            call()
+    assert (ring.sq_ready(), ring.in_flight) == (0, 0)
+
+
 def test_notification_ends_nothing_but_its_own_kind(
     ring: uring.Ring, pipe: tuple[int, int], udp: socket.socket
 ) -> None:

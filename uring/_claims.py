@@ -26,6 +26,7 @@ FIRST_DRAWN: Final = 2**63
 
 _LINKED: Final = int(SQEFlags.IO_LINK | SQEFlags.IO_HARDLINK)
 _HARD: Final = int(SQEFlags.IO_HARDLINK)
+_DRAIN: Final = int(SQEFlags.IO_DRAIN)
 _SKIP: Final = int(SQEFlags.CQE_SKIP_SUCCESS)
 
 
@@ -51,6 +52,15 @@ def skips(record: Record) -> bool:
 def keeps_to_its_kind(op: Queueable) -> bool:
     """Whether it shares its number only with operations of its own class."""
     return op._makes_descriptor or (op._notifies and not isinstance(op, SQE))
+
+
+def check_drained(op: Queueable, encoded: bytes) -> None:
+    """Refuse what Linux 6.18 would never complete, nor could cancel: see operations/zerocopy.py."""
+    if op._notifies and encoded[1] & _DRAIN and not isinstance(op, SQE):
+        raise ValueError(
+            f"{op!r} has IO_DRAIN, and so would wait for its own notification, for ever: wait for"
+            " what is in flight, and then queue it without"
+        )
 
 
 def operation_of(subject: Subject) -> Queueable | None:

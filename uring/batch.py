@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, overload
 
 from uring import _columns, _memory
+from uring._claims import check_drained
 from uring.completions import EMPTY, Answer, Completions
 from uring.flags import SQEFlags
 from uring.operations import Read, Write
@@ -201,6 +202,7 @@ def _encode(index: int, op: Queueable) -> tuple[bytes, object]:
     if not isinstance(op, Queueable):
         raise TypeError(f"operation {index} of the batch is not an operation: {op!r}")
     record, pin = op._prepared or encoded(op)
+    check_drained(op, record)
     if is_multishot(record) or op._is_multishot:
         raise ValueError(
             f"operation {index}, {op!r}, is multishot: it has many results, and a run gives one"

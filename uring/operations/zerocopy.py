@@ -5,6 +5,11 @@ A zero-copy send completes twice: first with its result, and with `CQE.more`; th
 notification, `CQE.is_notification`, when the network has let go of the memory. A failure may
 complete once or twice: `more` says which, but for one that the failure of its chain has cancelled:
 that completes with ECANCELED, without `more`, and all the same with a notification.
+
+Linux 6.18 counts the notification among what comes before the send itself. So with IO_DRAIN it
+would wait for itself for ever, and is refused; and so does one that is submitted while a drained
+operation waits, or in a chain behind one: nothing can cancel those, and `Ring.close()` gives up on
+them after 30 s. Wait for what is in flight, and then send, instead.
 """
 
 from typing import TYPE_CHECKING, Any
