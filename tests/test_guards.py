@@ -1125,6 +1125,7 @@ LOCKED: Final[dict[str, Callable[[Ring], object]]] = {
     "unrename": lambda ring: ring._unrename((1, 2)),
     "run of a number": lambda ring: ring.run([Nop(user_data=7)]),
     "resize": lambda ring: ring.resize(8),
+    "register_ring_fd": lambda ring: ring.register_ring_fd(),
     "close": lambda ring: ring.close(),
 }
 

@@ -43,11 +43,13 @@ class RingFdSide(Core):
 
         Kernel: 5.18. liburing: io_uring_register_ring_fd(3).
         """
-        self._check_ring_fd()
-        result = lib.uring_register_fd(self._shim)
-        if result < 0:
-            self._fail("io_uring_register", result, detail=RegisterOpcode.REGISTER_RING_FDS.name)
-        self._registrar = threading.get_native_id(), weakref.ref(threading.current_thread())
+        with self._lock:  # or two threads could both find that nobody has
+            self._check_ring_fd()
+            result = lib.uring_register_fd(self._shim)
+            if result < 0:
+                detail = RegisterOpcode.REGISTER_RING_FDS.name
+                self._fail("io_uring_register", result, detail=detail)
+            self._registrar = threading.get_native_id(), weakref.ref(threading.current_thread())
 
     def unregister_ring_fd(self) -> None:
         """
@@ -60,11 +62,13 @@ class RingFdSide(Core):
 
         Kernel: 5.18. liburing: io_uring_unregister_ring_fd(3).
         """
-        self._check_ring_fd()
-        result = lib.uring_unregister_fd(self._shim)
-        if result < 0:
-            self._fail("io_uring_register", result, detail=RegisterOpcode.UNREGISTER_RING_FDS.name)
-        self._registrar = None
+        with self._lock:
+            self._check_ring_fd()
+            result = lib.uring_unregister_fd(self._shim)
+            if result < 0:
+                detail = RegisterOpcode.UNREGISTER_RING_FDS.name
+                self._fail("io_uring_register", result, detail=detail)
+            self._registrar = None
 
     def _check_ring_fd(self) -> None:
         self._check_use()
