@@ -94,7 +94,8 @@ static void check_run(const struct uring *ring, int number, int ret)
         end_run(ring, number);
     else
         HOLDS(ret == -EAGAIN || ret == -EINTR || ret == -ENOBUFS || ret == -EBUSY ||
-              ret == -ESHUTDOWN || ret == -EOVERFLOW || kernel.is_corrupt);
+              ret == -ESHUTDOWN || ret == -EOVERFLOW || ret == -ENOMEM || ret == -EIO ||
+              kernel.is_corrupt);
 }
 
 static void op_run_begin(struct uring *ring, int number)
