@@ -49,7 +49,8 @@ def library() -> str:
 
 def run(program: str, *arguments: str, preload: bool = True) -> list[str]:
     """Run a program to its end; gives the words of its last line."""
-    env = os.environ | {"PYTHONPATH": str(HERE.parent / "hostile")}
+    places = [str(HERE.parent / "hostile"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
     if preload:
         env["LD_PRELOAD"] = f"{os.environ.get('LD_PRELOAD', '')} {library()}".strip()
     ended = subprocess.run(
