@@ -212,6 +212,6 @@ def test_operation_docstrings_say_what_is_needed(operation: type[uring.Operation
     assert ("Lifetime:" in doc) == lends
 
 
-def test_ring_has_at_most_30_attributes(ring: uring.Ring) -> None:
+def test_ring_has_at_most_29_attributes(ring: uring.Ring) -> None:
     """More would make every look at one slower; see Core."""
-    assert len(vars(ring)) <= 30
+    assert len(vars(ring)) <= 29

@@ -46,7 +46,7 @@ class Core:
     itself (see ring.py). It is re-entrant, because a signal handler may come back into the ring,
     and never held in a wait.
 
-    A ring has at most 30 attributes: from there on CPython 3.11 keeps them in a dict of its own,
+    A ring has at most 29 attributes: from there on CPython 3.11 keeps them in a dict of its own,
     and one operation at a time takes 300 ns more (SHARED_KEYS_MAX_SIZE in its dictobject.c).
     """
 

@@ -138,8 +138,7 @@ class Ring(StreamSide, WaitingSide, RegisterSide, ProvideSide, RingFdSide):
         )
         super().__init__(shim, inbox, params)
         self._closing_lock = threading.RLock()
-        self._refuge = _teardown.watch(self)
-        """Where the ring is kept when its end is cut off and nobody else has it: see __del__."""
+        self._held.refuge = _teardown.watch(self)
         self._fd = int(shim.fd) if shim.fd >= 0 else NO_FD
         ffi.gc(end, None)  # from here on __del__ does it, which waits for what is in flight
 
@@ -317,7 +316,7 @@ class Ring(StreamSide, WaitingSide, RegisterSide, ProvideSide, RingFdSide):
             self._abandon("was dropped without close()")
         except BaseException:  # cut off: what is in flight must not go with the ring
             if self._fd != -1:
-                self._refuge[0] = self  # makes nothing, for which there may be no memory
+                self._held.refuge[0] = self  # makes nothing, for which there may be no memory
             raise
 
     def _abandon(self, why: str) -> None:

@@ -17,7 +17,7 @@ import operator
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 import attrs
 
@@ -72,6 +72,8 @@ class Held:
     """The descriptor by which messages reach the ring, once there was one: see _pledges."""
     for_life: list[object] = attrs.field(factory=list)
     """What stays registered until the ring is closed."""
+    refuge: list[Any] = attrs.field(factory=lambda: [None])
+    """Where the ring is kept when its end is cut off and nobody else has it: see Ring.__del__."""
 
     def let_go(self, pins: object) -> None:
         """Keep what is unregistered, until `forget` takes it."""
