@@ -25,7 +25,7 @@ class Entry:
     """A library's way of doing a task."""
 
     task: Task
-    library: str
+    peer: str
     key: str
     way: Way
 
@@ -50,9 +50,9 @@ def check(entries: Sequence[Entry], work: Work) -> None:
         work.clear()
         total = checksum(entry.way(1))
         if total != sums.setdefault(entry.task.name, total):
-            raise SystemExit(f"{entry.library} {entry.key}: not the results of the others")
+            raise SystemExit(f"{entry.peer} {entry.key}: not the results of the others")
         if not entry.key.endswith("/pread") and not work.was_read(entry.task.name):
-            raise SystemExit(f"{entry.library} {entry.key}: the buffers do not hold the file")
+            raise SystemExit(f"{entry.peer} {entry.key}: the buffers do not hold the file")
 
 
 def checksum(result: object) -> int:
@@ -66,14 +66,14 @@ def checksum(result: object) -> int:
 
 def measure(entries: Sequence[Entry], rounds: int) -> Figures:
     """Measure all entries so often, after a round that warms up and does not count."""
-    samples: dict[tuple[str, str], list[float]] = {(e.library, e.key): [] for e in entries}
+    samples: dict[tuple[str, str], list[float]] = {(e.peer, e.key): [] for e in entries}
     start = time.monotonic()
     for number in range(-1, rounds):
         progress(number, rounds, time.monotonic() - start)
         for entry in shuffled(entries):
             nanoseconds = timed(entry)
             if number >= 0:
-                samples[entry.library, entry.key].append(nanoseconds)
+                samples[entry.peer, entry.key].append(nanoseconds)
     progress(rounds, rounds, time.monotonic() - start)
     return {key: Figure(statistics.median(s), min(s), max(s)) for key, s in samples.items()}
 

@@ -20,8 +20,8 @@ class Floor:
 
     def __init__(self, work: Work) -> None:
         self.work = work
-        self.library = floor.load(work.library)
-        self.ring = self.library.floor_open(ENTRIES)
+        self.floor = floor.load(work.floor)
+        self.ring = self.floor.floor_open(ENTRIES)
         if not self.ring:
             error = ctypes.get_errno()
             raise OSError(error, f"floor.c: no ring: {os.strerror(error)}")
@@ -61,23 +61,23 @@ class Floor:
 
     def _nop(self, count: int, batch: int) -> Way:
         """`count` NOPs, `batch` at once."""
-        nop, ring = self.library.floor_nop, self.ring
+        nop, ring = self.floor.floor_nop, self.ring
         return lambda repeats: nop(ring, repeats, count, batch)
 
     def _read(self, opcode: int, fd: int, addresses: Sequence[int], length: int, batch: int) -> Way:
         """64 reads, `batch` at once."""
-        read, ring = self.library.floor_read, self.ring
+        read, ring = self.floor.floor_read, self.ring
         where, offsets = self._keep("Q", addresses), self._keep("q", self.work.offsets)
         return lambda repeats: read(ring, repeats, opcode, fd, where, length, offsets, READS, batch)
 
     def _chain(self, fd: int, parts: Sequence[bytearray]) -> Way:
         """A writev, and linked to it an fsync."""
-        chain, ring, iovecs = self.library.floor_chain, self.ring, self._iovecs(parts)
+        chain, ring, iovecs = self.floor.floor_chain, self.ring, self._iovecs(parts)
         return lambda repeats: chain(ring, repeats, fd, iovecs, len(parts))
 
     def _echo(self, line: Line) -> Way:
         """One recv or send in flight on each connection."""
-        echo, ring, count, trips = self.library.floor_echo, self.ring, len(line.fds), line.trips
+        echo, ring, count, trips = self.floor.floor_echo, self.ring, len(line.fds), line.trips
         fds = self._keep("i", line.fds)
         buffers = self._keep("Q", [floor.address(buffer) for buffer in line.buffers])
         return lambda repeats: echo(ring, repeats, fds, buffers, MESSAGE, count, trips)

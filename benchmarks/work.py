@@ -63,8 +63,8 @@ def _tcp_pair() -> tuple[socket.socket, socket.socket]:
 class Work:
     """All of it. A context manager: the connections end with it."""
 
-    def __init__(self, folder: Path, library: Path) -> None:
-        self.library = library
+    def __init__(self, folder: Path, floor: Path) -> None:
+        self.floor = floor
         self.offsets = array("q", [number * STRIDE for number in range(READS)])
         self.buffers = [bytearray(BLOCK) for _ in range(READS)]
         self.pages = [mmap.mmap(-1, BLOCK) for _ in range(READS)]
@@ -80,7 +80,7 @@ class Work:
         self.written = (folder / "written").open("w+b", buffering=0)
         self.direct, self.direct_refusal = self._open_direct(path)
         here, elsewhere = _processors()
-        client = [sys.executable, str(CLIENT), str(library)]
+        client = [sys.executable, str(CLIENT), str(floor)]
         one, many = [*client, str(here)], [*client, str(elsewhere)]
         self.lines = {
             "pair x1": Line("UNIX", 1, trips=200, client=one),

@@ -200,7 +200,7 @@ def until() -> Callable[..., None]:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"not within {seconds} s"
-            time.sleep(0.001)
+            time.sleep(0.001)  # lets the others run
 
     return _until
 
