@@ -169,7 +169,7 @@ def queue_poller_room(flow: Flow) -> None:
         for index in range(6):
             if index % 2 == 0:
                 while flow.attempt(lambda: ring.wait_sq_room(timeout=flow.seconds)) < 2:
-                    continue
+                    flow.relent()  # or nothing would ever wake a poller that sleeps
             ring.queue(Nop())
             if index % 2:
                 flow.attempt(ring.submit)
