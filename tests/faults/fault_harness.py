@@ -254,10 +254,13 @@ class Flow:
     def submit(self, ring: uring.Ring) -> None:
         """Submit until the kernel has taken all; it may take less at a time, or later."""
         deadline = time.monotonic() + SECONDS
+        patient = time.monotonic() + 0.2
         while True:
             self.attempt(ring.submit)
             if not ring.sq_ready():
                 return
+            if time.monotonic() > patient:
+                self.relent()  # it has a poller sleep, which nobody can wake
             assert time.monotonic() < deadline, f"{self.fault}: {ring.sq_ready()} are queued"
 
     def check(self, error: BaseException) -> None:
