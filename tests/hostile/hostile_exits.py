@@ -8,11 +8,12 @@ import signal
 import sys
 import threading
 import time
+import traceback
 import types
 from collections.abc import Callable
 from typing import Any
 
-from hostile_harness import main, program, random_reads, until
+from hostile_harness import main, program, random_reads, refused, until
 
 import uring
 
@@ -39,12 +40,42 @@ _WAITS: list[Callable[[uring.Ring], object]] = [
 ]
 
 
+def _after_the_package(check: Callable[[], None]) -> None:
+    """Call `check` at exit, behind the package's own handler; it fails by an exit code of 3."""
+
+    def checked() -> None:
+        try:
+            check()
+        except Exception:  # noqa: BLE001 - an exit handler cannot fail in any other way
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(3)
+
+    # They run in reverse order; so this one as if it were registered before the package's own.
+    atexit.unregister(uring._teardown._at_exit)
+    atexit.register(checked)
+    atexit.register(uring._teardown._at_exit)
+
+
 @program
 def daemon_threads_are_told_why() -> None:
-    """Daemon threads in each kind of wait: the error that they print says that it is the end."""
+    """Daemon threads in each kind of wait: the error that each gets says that it is the end."""
+    told: list[str] = []
+
+    def listen(wait: Callable[[uring.Ring], object]) -> None:
+        try:
+            wait(ring)
+        except uring.RingClosedError as error:
+            told.append(str(error))
+
+    def all_told() -> None:
+        until(lambda: len(told) == len(_WAITS))
+        assert all("interpreter ended" in words for words in told), told
+
     ring = _busy()
+    _after_the_package(all_told)
     for wait in _WAITS:
-        threading.Thread(target=wait, args=(ring,), daemon=True).start()
+        threading.Thread(target=listen, args=(wait,), daemon=True).start()
     until(lambda: ring.in_flight >= 5)
     time.sleep(0.05)  # nothing tells that a thread has entered the kernel
 
@@ -79,20 +110,13 @@ def handlers_before_the_package() -> None:
             own.run([uring.Nop()])
 
     def find_closed() -> None:
-        with contextlib.suppress(uring.RingClosedError):
-            ring.submit()
-            os._exit(3)
+        refused(uring.RingClosedError, "interpreter ended", ring.submit)
         ring.close()
         own = uring.Ring(2)
         own.run([uring.Nop()])
         _kept.append(own)
 
-    atexit.register(use)
-    # They run in reverse order; so this one as if it were registered before the package's own.
-    atexit.unregister(uring._teardown._at_exit)
-    atexit.unregister(use)
-    atexit.register(find_closed)
-    atexit.register(uring._teardown._at_exit)
+    _after_the_package(find_closed)
     atexit.register(use)
 
 
