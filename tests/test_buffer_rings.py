@@ -10,6 +10,7 @@ import socket
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -716,6 +717,107 @@ def test_incremental_group_is_refused_to_what_takes_more_than_it_uses(
             assert "is incremental" in found[1]
     pair[1].send(b"hello")
     assert bytes(receive(ring, pair[0], group)) == b"hello"
+
+
+EAGER = [RecvSelect, RecvBundle, RecvBundleMultishot, RecvmsgSelect, ReadMultishot]
+"""What takes a buffer before there is data, when a worker of the kernel runs it."""
+LINK = uring.SQEFlags.IO_LINK
+DRAIN = uring.SQEFlags.IO_DRAIN
+
+
+def refuses(words: str, call: Callable[[], object]) -> None:
+    """Expect the refusal of an incremental group."""
+    with pytest.raises(ValueError, match=f"is incremental.*{words}"):
+        call()
+
+
+@pytest.mark.parametrize("kind", EAGER)
+@pytest.mark.parametrize("flag", [LINK, uring.SQEFlags.IO_HARDLINK])
+def test_incremental_group_is_refused_in_chains(
+    ring: uring.Ring, pair: Sockets, kind: Callable[..., Any], flag: uring.SQEFlags
+) -> None:
+    """First or later in a chain, pending or not; behind its end it may be queued."""
+    group = ring.register_buffer_ring(2, size=64, incremental=True)
+    op, first = kind(pair[0], group), uring.Nop(flags=flag)
+    refuses("outside of chains", lambda: ring.queue(kind(pair[0], group, flags=flag)))
+    refuses("outside of chains", lambda: ring.queue_all([first, op]))
+    refuses("outside of chains", lambda: ring.queue_all([first, first, op, uring.Nop()]))
+    assert ring.sq_ready() == 0
+    ring.queue(first)
+    refuses("outside of chains", lambda: ring.queue(op))
+    refuses("outside of chains", lambda: ring.queue(op, user_data=7))
+    refuses("outside of chains", lambda: ring.queue_all([op]))
+    ring.queue_all([uring.Nop(), op])
+    ring.queue(first)
+    ring.submit()
+    ring.queue(op)  # the kernel has taken the chain, and so ended it
+
+
+def test_incremental_group_is_refused_behind_a_published_link(pair: Sockets) -> None:
+    """The same where the kernel has not taken the chain: it might take both at once."""
+    with uring.Ring(4, flags=uring.SetupFlags.R_DISABLED) as ring:
+        group = ring.register_buffer_ring(2, size=64, incremental=True)
+        ring.queue(uring.Nop(flags=LINK))
+        ring._is_disabled = False  # else it would not come so far
+        with pytest.raises(uring.EnterError):
+            ring.submit()
+        assert len(ring._pending) == 1
+        assert ring.sq_ready() == 1, "published, and not taken"
+        refuses("outside of chains", lambda: ring.queue(RecvSelect(pair[0], group)))
+
+
+@pytest.mark.parametrize("kind", EAGER)
+@pytest.mark.parametrize("how", ["queue", "numbered", "queue_all", "batch", "many"])
+def test_incremental_group_is_refused_where_there_was_a_drain(
+    ring: uring.Ring, pair: Sockets, kind: Callable[..., Any], how: str, tmp_path: Path
+) -> None:
+    """Once a ring was given anything with IO_DRAIN, however that came, but not what was refused."""
+    group = ring.register_buffer_ring(2, size=64, incremental=True)
+    op, drain = kind(pair[0], group), uring.Nop(flags=DRAIN)
+    refuses("IO_DRAIN", lambda: ring.queue(kind(pair[0], group, flags=DRAIN)))
+    with pytest.raises(uring.SubmissionQueueFull):
+        ring.queue_all([drain] * 1000)
+    ring.queue(op)
+    assert ring.sq_ready() == 1
+    if how == "queue":
+        ring.queue(drain)
+    elif how == "numbered":
+        ring.queue(drain, user_data=9)
+    elif how == "queue_all":
+        ring.queue_all([uring.Nop(), drain])
+    elif how == "batch":
+        ring.run([uring.Nop(), uring.Nop(), drain], timeout=SECONDS)
+    else:
+        (tmp_path / "a").write_bytes(b"x")
+        with (tmp_path / "a").open("rb") as file:
+            ring.run(uring.ReadMany(file, bytearray(1), [0], flags=DRAIN), timeout=SECONDS)
+    refuses("IO_DRAIN", lambda: ring.queue(op))
+    refuses("IO_DRAIN", lambda: ring.queue(op, user_data=7))
+    refuses("IO_DRAIN", lambda: ring.queue_all([op, uring.Nop()]))
+
+
+@pytest.mark.parametrize("kind", [RecvMultishot, RecvmsgMultishot])
+@pytest.mark.parametrize("is_drained", [False, True])
+def test_incremental_receive_that_a_worker_begins(
+    ring: uring.Ring, pair: Sockets, kind: Callable[..., Any], *, is_drained: bool
+) -> None:
+    """Behind a drain, or linked to what a worker runs, these use up just what they tell."""
+    before: list[uring.Operation] = [uring.Nop(flags=uring.SQEFlags.ASYNC | LINK)]
+    if is_drained:
+        before = [uring.Timeout(0.01), uring.Nop(flags=DRAIN)]
+    with ring.register_buffer_ring(2, size=512, incremental=True) as group:
+        ring.queue_all([*before, kind(pair[0], group)])
+        ring.submit()
+        for _ in before:
+            ring.copy_cqe(timeout=SECONDS)
+        for word in (b"A" * 8, b"B" * 16, b"C" * 8):
+            pair[1].send(word)
+            cqe = ring.copy_cqe(timeout=SECONDS)
+            assert (cqe.buffer_id, cqe.more) == (0, True)
+            result = cqe.result()
+            assert bytes(result if isinstance(result, Lease) else result.payload) == word
+        pair[1].close()
+        assert not ring.copy_cqe(timeout=SECONDS).more
 
 
 @pytest.mark.parametrize("incremental", [False, True])

@@ -342,7 +342,7 @@ def test_inflight_retire_leaves_a_claim_that_a_destructor_has_made() -> None:
 
 def test_inflight_reads_the_flags_of_the_encoded_record() -> None:
     """A record is linked with either link flag, and skips with CQE_SKIP_SUCCESS."""
-    assert [is_linked(flagged(1, f)) for f in (SQEFlags(0), LINK, HARD, SKIP)] == [0, 1, 1, 0]
+    assert [is_linked(flagged(1, f)[1]) for f in (SQEFlags(0), LINK, HARD, SKIP)] == [0, 1, 1, 0]
     assert [skips(flagged(1, f)) for f in (SQEFlags(0), LINK, SKIP | LINK)] == [0, 0, 1]
 
 

@@ -39,9 +39,9 @@ Ended = tuple[int, list[int], list[int] | None]
 """(how many CQEs were had before, the user_data of each, their flags unless none has MORE)"""
 
 
-def is_linked(record: Record) -> bool:
+def is_linked(encoded: bytes) -> bool:
     """Whether the next SQE belongs to the same chain."""
-    return bool(record[1][1] & _LINKED)
+    return bool(encoded[1] & _LINKED)
 
 
 def skips(record: Record) -> bool:
@@ -54,9 +54,14 @@ def keeps_to_its_kind(op: Queueable) -> bool:
     return op._makes_descriptor or (op._notifies and not isinstance(op, SQE))
 
 
+def is_drained(encoded: bytes) -> bool:
+    """Whether the kernel starts it only when all before it has completed."""
+    return bool(encoded[1] & _DRAIN)
+
+
 def check_drained(op: Queueable, encoded: bytes) -> None:
     """Refuse what Linux 6.18 would never complete, nor could cancel: see operations/zerocopy.py."""
-    if op._notifies and encoded[1] & _DRAIN and not isinstance(op, SQE):
+    if op._notifies and is_drained(encoded) and not isinstance(op, SQE):
         raise ValueError(
             f"{op!r} has IO_DRAIN, and so would wait for its own notification, for ever: wait for"
             " what is in flight, and then queue it without"
@@ -176,6 +181,7 @@ class Claims:
         "claims_made",
         "ended",
         "entries",
+        "has_drained",
         "has_high",
         "is_quiet",
         "runs",
@@ -194,6 +200,8 @@ class Claims:
         self.claims: dict[int, Claim] = {}
         self.has_high = False
         """Whether a number from FIRST_DRAWN upwards was ever chosen: a run must look for those."""
+        self.has_drained = False
+        """Whether anything with IO_DRAIN ever came, which sends others to the kernel's workers."""
         self.claims_made = 0  # how often: who reads and then writes looks whether it was alone
         self.ended: Ended | None = None
         """What was copied out and is not retired yet."""
@@ -440,11 +448,11 @@ class Claims:
         found: dict[int, Chain] = {}
         start = 0
         for stop, record in enumerate(records, 1):
-            if is_linked(record) and stop < len(records):
+            if is_linked(record[1]) and stop < len(records):
                 continue
             members, start = records[start:stop], stop
             if any(map(skips, members)):
-                chain = self._chain(members, is_open=is_linked(record))
+                chain = self._chain(members, is_open=is_linked(record[1]))
                 for number in chain.numbers:
                     self.check_claim(number, found.get(number))
                 found.update(dict.fromkeys(chain.numbers, chain))

@@ -47,8 +47,10 @@ class ProvideSide(CallSide):
                 the ring: 2 KiB for packets, 16 KiB and more for streams.
             bgid: its number, 0..65535; None takes the lowest that is free.
             incremental: let several completions share one buffer, each using only what it needs,
-                so that `size` can be large (kernel 6.12). For sockets and pipes only, and neither
-                with MSG_WAITALL nor ASYNC, which take more than they use.
+                so that `size` can be large (kernel 6.12). For sockets and pipes only, of which
+                nobody else reads, and neither with MSG_WAITALL nor ASYNC, which take more than
+                they use. What takes a buffer but `RecvMultishot` and `RecvmsgMultishot` must stand
+                outside of chains, on a ring that is never given an operation with IO_DRAIN.
             kernel_memory: have the kernel make the array of entries, which is mapped here (kernel
                 6.4); the buffers are always ours.
 

@@ -20,7 +20,6 @@ from uring.completions import Answer
 from uring.errors import UnsupportedError
 from uring.flags import Opcode, SetupFlags
 from uring.probe import known_opcodes
-from uring.registry.buffer_rings import check_group
 from uring.sqe import SQE_SIZE, UINT64_MAX, Queueable
 from uring.sqe import encoded as encode
 
@@ -78,8 +77,6 @@ class RecordSide(Core):
             raise
         if op._is_probed:
             self._check_opcode(op, encoded[0])
-        if op._takes_buffer:
-            check_group(op, encoded, self)
         if op._notifies:  # its completions must be looked at: see _ending()
             check_drained(op, encoded)
             self._is_plain = False

@@ -218,6 +218,9 @@ class RunSide(SubmissionSide, CompletionSide):
                 f"a chain of {batch._longest_chain} operations does not fit in"
                 f" {self._params.sq_entries} entries, and cannot be split: make the ring with more"
             )
+        if batch._has_drained:
+            with self._lock:  # not between somebody's last look and what he queues upon it
+                self._in_flight.has_drained = True
         return self._run(batch, end_ns)
 
     def _run(self, batch: Batch, end_ns: int) -> Completions:  # noqa: PLR0912 - calls cost

@@ -19,7 +19,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from uring._claims import FIRST_DRAWN, Record, is_linked, keeps_to_its_kind, skips
+from uring._claims import FIRST_DRAWN, Record, is_drained, is_linked, keeps_to_its_kind, skips
 from uring._ffi import ffi, lib
 from uring._inflight import Recent
 from uring._records import RecordSide
@@ -141,15 +141,17 @@ class SubmissionSide(RecordSide):
         if len(pending) > self._room:
             self._make_room(1)
         # With a number of its own choice a maker of descriptors must not share it with others, and
-        # a number of the ring's kind that was chosen must not be one that a run has drawn.
-        needs_care = high or needs_claims(op, record)
+        # a number of the ring's kind that was chosen must not be one that a run has drawn; and
+        # what has IO_DRAIN is to be known to who queues behind it.
+        needs_care = high or needs_claims(op, record) or is_drained(record[1])
         if needs_care or self._in_flight.claims:
             with self._lock:
                 self._check_groups([op], [record])
                 self._claim_and_append([record], high)
         elif op._takes_buffer:
             with self._lock:
-                self._check_groups([op], [record])
+                # No call between the end of that and the next.
+                check_group(op, record[1], self)
                 pending.append(record)
         else:  # no call between the look at the claims and this
             pending.append(record)
@@ -184,6 +186,7 @@ class SubmissionSide(RecordSide):
         numbers = [record[0] for record in records]
         high = [number for op in ops for number in _high(op.user_data)]
         needs_care = bool(high) or any(map(needs_claims, ops, records))
+        needs_care = needs_care or any(is_drained(record[1]) for record in records)
         with self._lock:
             if len(records) > self._params.sq_entries:
                 raise SubmissionQueueFull(
@@ -206,15 +209,28 @@ class SubmissionSide(RecordSide):
             del self._pending[1:]  # never to be submitted; what the kernel has is in flight
             self._check_open()
 
+    def _is_behind_link(self) -> bool:
+        """Whether what is queued next goes on with a chain; the lock is held."""
+        last = self._pending[-1]
+        if not isinstance(last, int):
+            return is_linked(last[1])
+        counters = self._counters()
+        if counters.sq_head == counters.sq_tail:  # the kernel ends a chain with what it takes
+            return False
+        tail = (counters.sq_tail - 1) & UINT32_MAX
+        return is_linked(ffi.buffer(self._placed_sqe(tail), SQE_SIZE)[:])
+
     def _check_groups(self, ops: Sequence[Queueable], records: Sequence[Record]) -> None:
         """
-        Look again whether groups of buffers are open: another thread may have closed one.
+        Look whether operations may take buffers from their groups.
 
         The lock is held, with which groups are closed and others get their numbers.
         """
+        before = None
         for op, record in zip(ops, records, strict=True):
             if op._takes_buffer:
-                check_group(op, record[1], self)
+                check_group(op, record[1], self, before)
+            before = record[1]
 
     def _claim_and_append(self, records: Sequence[Record], high: Sequence[int]) -> None:
         """
@@ -229,6 +245,7 @@ class SubmissionSide(RecordSide):
         if high:
             in_flight.has_high = True  # before the look: who draws looks the other way round
             in_flight.check_runs(high)
+        has_drained = any(is_drained(record[1]) for record in records)
         while True:
             self._trim()
             before = in_flight.claims_made
@@ -246,14 +263,16 @@ class SubmissionSide(RecordSide):
             except BaseException:
                 in_flight.withdraw(found, former)
                 raise
-            if in_flight.claims_made == mine:  # no call between this line and the next
+            if in_flight.claims_made == mine:  # no call between this line and the last
+                if has_drained:
+                    in_flight.has_drained = True
                 self._pending.extend(records)
                 return
             in_flight.withdraw(found, former)
 
     @staticmethod
     def _check_link(pending: Sequence[Record], records: Sequence[Record]) -> None:
-        if pending and is_linked(pending[-1]) and any(map(skips, records)):
+        if pending and is_linked(pending[-1][1]) and any(map(skips, records)):
             raise ValueError(
                 "the operation queued last is linked to this chain, which has CQE_SKIP_SUCCESS:"
                 " queue the whole chain with one queue_all()"
@@ -407,7 +426,7 @@ class SubmissionSide(RecordSide):
         entries = int(counters.sq_entries)
         room = entries - int((counters.sq_tail - counters.sq_head) & UINT32_MAX)
         whole = min(room, len(records))
-        while 0 < whole < len(records) and is_linked(records[whole - 1]):
+        while 0 < whole < len(records) and is_linked(records[whole - 1][1]):
             whole -= 1
         return whole if whole or room < entries else room
 

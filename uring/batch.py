@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, overload
 
 from uring import _columns, _memory
-from uring._claims import check_drained
+from uring._claims import check_drained, is_drained
 from uring.completions import EMPTY, Answer, Completions
 from uring.flags import SQEFlags
 from uring.operations import Read, Write
@@ -83,6 +83,7 @@ class Batch:
         "_count",
         "_first_pins",
         "_fresh",
+        "_has_drained",
         "_longest_chain",
         "_ops",
         "_pins",
@@ -105,6 +106,8 @@ class Batch:
     _chosen: dict[int, int]
     """The numbers that operations were given: user_data -> index."""
     _longest_chain: int
+    _has_drained: bool
+    """Whether any operation has IO_DRAIN."""
     _runs: list[Any]
     """Runs that have ended, whose memory the next one takes: see _running."""
 
@@ -139,6 +142,8 @@ class Batch:
         self._count = len(ops)
         self._pins = _Pins([pins])
         self._runs = []
+        kinds = {*_memory.bytes_of(sqes)[1::SQE_SIZE]}  # of their flags
+        self._has_drained = any(is_drained(bytes([0, flags])) for flags in kinds)
         self._sqes = sqes
 
     def _check_new(self) -> None:

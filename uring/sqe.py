@@ -318,6 +318,9 @@ class Queueable:
     _is_gradual: ClassVar[bool] = True
     """Whether it uses up just as much of an incremental buffer as it tells."""
 
+    _waits_for_data: ClassVar[bool] = False
+    """Whether that is so even where a worker of the kernel runs it: no data, no buffer."""
+
     def _result(self, res: int, _memory: object, _flags: int) -> object:
         return res
 

@@ -221,6 +221,8 @@ class RingModel:
         self.is_closed = False
         self.has_drained = False
         """Whether there was a drain since nothing was in flight."""
+        self.was_drained = False
+        """Whether there ever was one."""
         self.cancels: list[Callable[[Expected], bool]] = []
         """What cancels in flight may find: operations that come later, too."""
         self.stale: list[Callable[[], None]] = []
@@ -280,6 +282,7 @@ class RingModel:
             STATISTICS[type(one.op).__name__] += 1
             is_drained = one.op is not None and one.op.flags & uring.SQEFlags.IO_DRAIN
             self.has_drained = self.has_drained or bool(is_drained)
+            self.was_drained = self.was_drained or bool(is_drained)
             if isinstance(one, Dropped):
                 one.drop()
 

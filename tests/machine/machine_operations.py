@@ -388,6 +388,9 @@ def receiving(place: Place, group: GroupModel, a: int, b: int) -> Receiving:
     kind, buffers = b % 5, group.group
     if group.incremental and kind in {1, 2}:
         kind = 0  # not looked into yet: what of an incremental buffer a bundle is about
+    if group.incremental and place.model.was_drained:  # nothing else goes with it then
+        sockets = [one for one in place.world.channels if one.is_socket]
+        channel, kind = sockets[a % len(sockets)], 4
     fd = place.file(channel.reader, is_fixed=b & 1)
     op: uring.Operation
     if kind == 0:

@@ -214,6 +214,7 @@ class RecvmsgMultishot(Selecting):
     """
 
     opcode = Opcode.RECVMSG
+    _waits_for_data = True
 
     namelen: int = attrs.field(default=SOCKADDR_MAX, kw_only=True)
     ancbufsize: int = attrs.field(default=0, kw_only=True)

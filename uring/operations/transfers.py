@@ -329,6 +329,7 @@ class RecvMultishot(_RecvsGroup):
     """
 
     opcode = Opcode.RECV
+    _waits_for_data = True
 
     msg_flags: int = 0
     length: int = attrs.field(default=0, kw_only=True)
@@ -359,7 +360,8 @@ class RecvBundle(_RecvsGroup):
         the group, the first of which is `CQE.buffer_id`; `result()` is their `Lease`, empty when
         the peer has shut down; or the number, when the group was given by its own. It may leave
         data that was there: CQEFlags.SOCK_NONEMPTY says so. ENOBUFS when the group was empty,
-        ENOENT when there is none.
+        ENOENT when there is none. Where somebody else reads the same socket, Linux 6.18 may tell
+        of no buffer: `result()` is then the number, and what it took is lost to the group.
 
     Kernel: 5.6; bundles 6.10. liburing: io_uring_prep_recv(3), with IORING_RECVSEND_BUNDLE.
     """
