@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 import uring
-from uring._claims import Record, is_linked, skips
+from uring._claims import Record, skips
 from uring._inflight import UNKNOWN, InFlight
 from uring.completions import Answer
 from uring.flags import CQEFlags, SQEFlags
-from uring.sqe import Queueable
+from uring.sqe import Queueable, is_linked
 
 MORE: Final = int(CQEFlags.MORE)
 LINK: Final = SQEFlags.IO_LINK

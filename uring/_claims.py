@@ -19,14 +19,12 @@ import attrs
 from uring._pledges import Pledge
 from uring.completions import Answer
 from uring.flags import Opcode, SQEFlags
-from uring.sqe import SQE, Queueable
+from uring.sqe import SQE, Queueable, is_drained, is_linked
 
 FIRST_DRAWN: Final = 2**63
 """From here upwards the ring draws the numbers of operations that were given none."""
 
-_LINKED: Final = int(SQEFlags.IO_LINK | SQEFlags.IO_HARDLINK)
 _HARD: Final = int(SQEFlags.IO_HARDLINK)
-_DRAIN: Final = int(SQEFlags.IO_DRAIN)
 _SKIP: Final = int(SQEFlags.CQE_SKIP_SUCCESS)
 
 
@@ -39,11 +37,6 @@ Ended = tuple[int, list[int], list[int] | None]
 """(how many CQEs were had before, the user_data of each, their flags unless none has MORE)"""
 
 
-def is_linked(encoded: bytes) -> bool:
-    """Whether the next SQE belongs to the same chain."""
-    return bool(encoded[1] & _LINKED)
-
-
 def skips(record: Record) -> bool:
     """Whether the operation posts no CQE when it succeeds."""
     return bool(record[1][1] & _SKIP)
@@ -52,11 +45,6 @@ def skips(record: Record) -> bool:
 def keeps_to_its_kind(op: Queueable) -> bool:
     """Whether it shares its number only with operations of its own class."""
     return op._makes_descriptor or (op._notifies and not isinstance(op, SQE))
-
-
-def is_drained(encoded: bytes) -> bool:
-    """Whether the kernel starts it only when all before it has completed."""
-    return bool(encoded[1] & _DRAIN)
 
 
 def check_drained(op: Queueable, encoded: bytes) -> None:

@@ -19,7 +19,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from uring._claims import FIRST_DRAWN, Record, is_drained, is_linked, keeps_to_its_kind, skips
+from uring._claims import FIRST_DRAWN, Record, keeps_to_its_kind, skips
 from uring._ffi import ffi, lib
 from uring._inflight import Recent
 from uring._records import RecordSide
@@ -27,7 +27,7 @@ from uring._setup import RingParams
 from uring.errors import SubmissionQueueFull
 from uring.flags import SetupFlags
 from uring.registry.buffer_rings import check_group
-from uring.sqe import NO_FLAGS, SQE_SIZE, UINT32_MAX, Queueable
+from uring.sqe import NO_FLAGS, SQE_SIZE, UINT32_MAX, Queueable, is_drained, is_linked
 
 if TYPE_CHECKING:
     from uring._uring import CData

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, overload
 
 from uring import _columns, _memory
-from uring._claims import check_drained, is_drained
+from uring._claims import check_drained
 from uring.completions import EMPTY, Answer, Completions
 from uring.flags import SQEFlags
 from uring.operations import Read, Write
 from uring.sqe import (
+    LINKED,
     NO_FLAGS,
     SQE,
     SQE_SIZE,
@@ -24,6 +25,8 @@ from uring.sqe import (
     HasFileno,
     Queueable,
     encoded,
+    is_drained,
+    is_linked,
     is_multishot,
 )
 
@@ -34,7 +37,6 @@ if TYPE_CHECKING:
 
 Subjects = Sequence[Queueable | Answer]
 
-_LINKED: Final = int(SQEFlags.IO_LINK | SQEFlags.IO_HARDLINK)
 _SKIP: Final = int(SQEFlags.CQE_SKIP_SUCCESS)
 _FIXED_FILE: Final = int(SQEFlags.FIXED_FILE)
 
@@ -127,9 +129,9 @@ class Batch:
             if pin is not None and op._keeps_memory:
                 fresh.append(index)
                 first_pins.append(pin)
-        if records and records[-1][1] & _LINKED:  # else to whatever is submitted behind it
+        if records and is_linked(records[-1]):  # else to whatever is submitted behind it
             last = records[-1]
-            records[-1] = bytes([last[0], last[1] & ~_LINKED]) + last[2:]
+            records[-1] = bytes([last[0], last[1] & ~LINKED]) + last[2:]
         self._fresh = fresh
         self._first_pins = _Pins([first_pins])
         self._chosen = _chosen(ops)
@@ -253,7 +255,7 @@ def _longest_chain(encoded: Sequence[bytes]) -> int:
     for record in encoded:
         length += 1
         longest = max(longest, length)
-        if not record[1] & _LINKED:
+        if not is_linked(record):
             length = 0
     return longest
 
@@ -263,7 +265,7 @@ def _longest_chain(encoded: Sequence[bytes]) -> int:
 
 def check_independent(flags: SQEFlags) -> None:
     """Refuse flags that not all parts of a batch may have."""
-    if int(flags) & (_LINKED | _SKIP):
+    if int(flags) & (LINKED | _SKIP):
         raise ValueError(
             "the parts are independent, and a run gives the result of each: flags may not"
             " have IO_LINK, IO_HARDLINK or CQE_SKIP_SUCCESS"

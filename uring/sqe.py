@@ -64,6 +64,8 @@ _FIELDS: Final = (
     ("attr_type_mask", 0, UINT64_MAX),
 )
 
+LINKED: Final = int(SQEFlags.IO_LINK | SQEFlags.IO_HARDLINK)
+_DRAIN: Final = int(SQEFlags.IO_DRAIN)
 _FIXED_FILE: Final = int(SQEFlags.FIXED_FILE)
 
 
@@ -224,6 +226,16 @@ def is_multishot(record: bytes) -> bool:
         return True
     field, flag = _MULTISHOT.get(record[0], (_LEN, 0))
     return bool(int.from_bytes(record[field], sys.byteorder) & flag)
+
+
+def is_linked(record: bytes) -> bool:
+    """Whether the operation behind an encoded one belongs to the same chain."""
+    return bool(record[1] & LINKED)
+
+
+def is_drained(record: bytes) -> bool:
+    """Whether an encoded operation starts only when all before it have completed."""
+    return bool(record[1] & _DRAIN)
 
 
 Filename = str | bytes | tuple[str | bytes, str | bytes] | None

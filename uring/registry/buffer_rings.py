@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from uring import _memory
 from uring._checks import check_range
-from uring._claims import is_drained, is_linked
 from uring._ffi import lib
 from uring.errors import UringError
 from uring.flags import Opcode, PbufRingFlags, SQEFlags
-from uring.sqe import buffer_group
+from uring.sqe import buffer_group, is_drained, is_linked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
