@@ -2,6 +2,7 @@
 
 import ctypes
 import fcntl
+import gc
 import json
 import mmap
 import os
@@ -185,9 +186,10 @@ def udp() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield left, right
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def descriptors() -> Callable[[], set[str]]:
     """Give every descriptor that is open, but not that of the listing itself."""
+    gc.collect()  # what others have left must not go in the middle
     listing = Path("/proc/self/fd")
     return lambda: {path.name for path in listing.iterdir() if path.is_symlink()}
 

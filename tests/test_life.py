@@ -6,6 +6,7 @@ calls are struck, and how: "signal:1000" is what runs by itself, and "signal:500
 is more of it (see hostile_tracer.py). How often it was in the end is shown with `pytest -rP`.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -19,13 +20,28 @@ _SECONDS = 300
 pytestmark = pytest.mark.slow
 
 
-def _run(module: str, name: str, *, warnings: str = "error", says: str = "", code: int = 0) -> None:
+def _run(
+    module: str,
+    name: str,
+    *,
+    warnings: str = "error",
+    says: str = "",
+    code: int = 0,
+    strikes: str | None = None,
+) -> None:
     """Run one program; `says` is what its standard error must have, and "" is nothing at all."""
+    environment = os.environ if strikes is None else os.environ | {"URING_STRIKES": strikes}
     command = [sys.executable, "-X", "faulthandler", f"-W{warnings}", f"hostile_{module}.py", name]
     # Files, not pipes: a child of the program that hangs would hold those open.
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         ended = subprocess.run(
-            command, cwd=_HERE, timeout=_SECONDS, stdout=out, stderr=err, check=False
+            command,
+            cwd=_HERE,
+            env=environment,
+            timeout=_SECONDS,
+            stdout=out,
+            stderr=err,
+            check=False,
         )
         out.seek(0)
         err.seek(0)
@@ -82,6 +98,11 @@ def test_struck_run() -> None:
     _run("strikes", "struck_run")
 
 
+def test_struck_run_that_is_cut_off() -> None:
+    """The same of a run whose time is over: what it began is cancelled, and ends."""
+    _run("strikes", "struck_run_that_is_cut_off")
+
+
 def test_struck_run_that_makes_descriptors() -> None:
     """Whatever strikes such a run(): descriptors are handed out or closed."""
     _run("strikes", "struck_run_that_makes_descriptors")
@@ -100,6 +121,18 @@ def test_struck_close() -> None:
 def test_struck_setup() -> None:
     """Whatever strikes Ring(): no descriptor and no mapping stays behind."""
     _run("strikes", "struck_setup")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        *("queue", "queue_all", "submit", "submit_and_wait", "waits", "copy_cqe", "copy_cqes"),
+        *("peek_and_advance", "run", "close"),
+    ],
+)
+def test_struck_by_a_tracer(call: str) -> None:
+    """An exception at any opcode, as only a trace function can raise it, loses no memory in use."""
+    _run("strikes", f"struck_{call}", strikes="at_once:1000")
 
 
 def test_struck_registering() -> None:

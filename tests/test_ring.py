@@ -110,8 +110,8 @@ def test_write_then_read_linked_sees_what_was_written(tmp_path: Path) -> None:
     buffer = bytearray(20)
     with Ring(2) as ring, (tmp_path / "f").open("w+b", buffering=0) as file:
         ring.queue_all(link(Write(file, b"z" * 20, 10), Read(file, buffer, 10)))
-        assert ring.submit() == 2
-        assert [cqe.res for cqe in ring.copy_cqes(wait_nr=2)] == [20, 20]
+        assert ring.submit_and_wait(2) == 2
+        assert [cqe.res for cqe in ring.copy_cqes()] == [20, 20]
     assert buffer == b"z" * 20
 
 

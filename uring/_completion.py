@@ -368,12 +368,18 @@ class CompletionSide(LandingSide):
         after = had + completions._count
         if self._had == had and self._kept is kept:  # no call from here to the last store
             in_flight.is_quiet = False
-            in_flight.ended = ended
-            self._kept = joined
-            self._had = after
-            if landing is not None:
-                landing.mark.is_final = 1
-                self._stays = landing.stays
+            try:
+                in_flight.ended = ended
+                self._kept = joined
+                self._had = after
+                if landing is not None:
+                    landing.mark.is_final = 1
+                    self._stays = landing.stays
+            except BaseException:  # only a trace function's, amid the stores: none is left undone
+                in_flight.ended, self._kept, self._had = ended, joined, after
+                if landing is not None:
+                    landing.mark.is_final, self._stays = 1, landing.stays
+                raise
             in_flight.retire()
         return True
 

@@ -35,9 +35,11 @@ Each of these places is struck by tests. A finalizer in Python can be cut off be
 so what must not be lost is let go of in C; a ring that is dropped open, and not closed, may be lost
 like that, and so keeps its descriptor.
 
-None of this holds against a tracer in Python (sys.settrace(), as a debugger has): it runs code, and
-lets threads run, between any two lines, and an exception that it raises there can leave a lock
-taken (in `with` itself), a completion lost, or one there twice.
+Less of this holds against a tracer in Python (sys.settrace(), as a debugger has): it runs code, and
+lets threads run, between any two lines. An exception that it raises there can leave the lock taken
+(in `with` itself) for other threads, a user_data reserved, a completion lost with the call that
+should have returned it, and a run uncancelled until the ring is closed. Memory in flight stays
+pinned even then, and no completion comes twice.
 
 What it costs, per operation in batches of 256 NOPs: 130 ns to queue, 35 to enter in the table and
 hand over, 66 in the kernel, 30 to copy out and retire (CPython 3.11 on the machine of

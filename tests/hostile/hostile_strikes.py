@@ -231,16 +231,18 @@ def struck_peek_and_advance() -> None:
     sweep.run()
 
 
+_RUNNING: _States = {
+    "fresh": _world,
+    "busy": partial(_world, 2, busy=True),
+    "kept": partial(_world, kept=True),
+    "deferred": partial(_world, 1, flags=_F.SINGLE_ISSUER | _F.DEFER_TASKRUN),
+}
+
+
 @program
 def struck_run() -> None:
     """Whatever strikes run(): its operations end, its memory is free; others are left alone."""
     sweep = Sweep()
-    states: _States = {
-        "fresh": _world,
-        "busy": partial(_world, 2, busy=True),
-        "kept": partial(_world, kept=True),
-        "deferred": partial(_world, 1, flags=_F.SINGLE_ISSUER | _F.DEFER_TASKRUN),
-    }
 
     def operations(world: World) -> None:
         world.made.append(world.ring.run([uring.Nop()] * 20))
@@ -249,14 +251,22 @@ def struck_run() -> None:
         ops = [uring.Nop(user_data=2**63 + 99), uring.Read(-1, bytearray(8)), uring.Fsync(-1)]
         world.made.append(world.ring.run(ops))
 
+    _each(sweep, operations, **_RUNNING)
+    _each(sweep, chosen, **_RUNNING)
+    _each(sweep, lambda w: w.made.append(w.ring.run(_NOPS)), **_RUNNING)
+    sweep.run()
+
+
+@program
+def struck_run_that_is_cut_off() -> None:
+    """The same of a run whose time is over: what it began is cancelled, and ends."""
+    sweep = Sweep()
+
     def batch(world: World) -> None:
         with suppress(TimeoutError):
             world.ring.run(_HANGING, timeout=0.0002)
 
-    _each(sweep, operations, **states)
-    _each(sweep, chosen, **states)
-    _each(sweep, lambda w: w.made.append(w.ring.run(_NOPS)), **states)
-    _each(sweep, batch, **states)
+    _each(sweep, batch, **_RUNNING)
     sweep.run()
 
 

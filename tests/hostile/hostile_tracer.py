@@ -13,6 +13,7 @@ program can be struck, with an exception that the tracer raises at the opcode it
 
 import ctypes
 import faulthandler
+import itertools
 import os
 import signal
 import subprocess
@@ -52,6 +53,8 @@ class How(IntEnum):
 _CHOSEN: Final = os.environ.get("URING_STRIKES", "signal:1000")
 LEAST: Final = {How[way.upper()]: int(n) for way, n in (c.split(":") for c in _CHOSEN.split(","))}
 """How often at least a program is struck in each way: it begins again until then."""
+_STRIDE: Final = {How.AT_ONCE: int(os.environ.get("URING_STRIDE", "5"))}
+"""Of how many opcodes one is struck, where that is not each: the next pass takes others."""
 
 
 class _Strike(ctypes.Structure):
@@ -206,20 +209,21 @@ class World:
         self.results.clear()
         assert [r() for _, r in self.pinned] == [None] * len(self.pinned), "pinned for ever"
         table = ring._in_flight
-        claims = table.claims.keys() - self.reserved
+        # What is struck amid its claims, or amid taking them back, keeps a number from others.
+        claims = table.claims.keys() - (table.claims.keys() if may_lose else self.reserved)
         left = [table.entries, table.shared, claims, table.runs, table.recent, table.single]
         assert not any(left), f"the table has {left}"
-        self.is_usable()
+        self.is_usable(for_others=not may_lose)
         self.end()
 
-    def is_usable(self) -> None:
-        """The ring must work as ever, and for other threads."""
+    def is_usable(self, *, for_others: bool) -> None:
+        """The ring must work as ever; for other threads, too, unless a lock may be left taken."""
         ring = self.ring
         number = ring.queue(uring.Nop())
         assert ring.submit_and_wait(1, timeout=5) == 1
         assert ring.copy_cqes().user_data.tolist() == [number]
         assert list(ring.run([uring.Nop()] * 9, timeout=5).res) == [0] * 9
-        if ring._owner is None:
+        if for_others and ring._owner is None:
             seen: list[int] = []
             other = threading.Thread(target=lambda: seen.append(ring.in_flight), daemon=True)
             other.start()
@@ -253,8 +257,8 @@ class Sweep:
         """Have `act` be struck in a world of its own, each time."""
         self._programs.append((name, make, act))
 
-    def _pass(self, name: str, make: Callable[[], World], act: Act, how: How) -> int:
-        place = landed = 0
+    def _pass(self, name: str, make: Callable[[], World], act: Act, how: How, place: int) -> int:
+        landed = 0
         while len(self.failures) < _FAILURES_MAX:
             faulthandler.dump_traceback_later(_SECONDS, exit=True)
             world = make()
@@ -276,16 +280,18 @@ class Sweep:
             landed += is_struck
             if not strike.has_struck:
                 break
-            place = strike.next
+            place = max(strike.next, place + _STRIDE.get(how, 1))
         return landed
 
     def run(self) -> None:
         """Strike all of them, everywhere; show what went wrong, and how often it was struck."""
         for how, least in LEAST.items():
-            while not self.failures:
-                count = self.counts[how]
+            for turn in itertools.count():
+                if self.failures:
+                    break
+                count, first = self.counts[how], turn % _STRIDE.get(how, 1)
                 for name, make, act in self._programs:
-                    self.counts[how] += self._pass(name, make, act, how)
+                    self.counts[how] += self._pass(name, make, act, how, first)
                 if self.counts[how] >= least or self.counts[how] == count:
                     break
         shown = [f"{what} <- {sorted(set(where))[:6]}" for what, where in self.failures.items()]
