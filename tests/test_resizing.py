@@ -356,6 +356,16 @@ def test_resize_is_for_rings_with_defer_taskrun(flags: F, ring_refusal: str) -> 
         assert lib.uring_register(ring._shim, opcode, params, 1) == -errno.EINVAL
 
 
+@pytest.mark.parametrize("flags", [F.NO_MMAP, F.CQE_MIXED])
+def test_shapes_that_keep_their_size(flags: F, ring_refusal: str) -> None:
+    """Rings in memory of ours, or with CQEs of two sizes, say so, and work on."""
+    assert not ring_refusal
+    with Ring(8, flags=flags | F.SINGLE_ISSUER | F.DEFER_TASKRUN) as ring:
+        with pytest.raises(uring.UnsupportedError, match="keep their size"):
+            ring.resize(16)
+        assert list(ring.run([uring.Nop()] * 9).res) == [0] * 9
+
+
 def test_resize_belongs_to_the_owner(owned: Ring) -> None:
     """Another thread gets WrongThreadError; a closed ring RingClosedError."""
     errors: list[BaseException] = []

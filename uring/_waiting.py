@@ -206,7 +206,8 @@ class WaitingSide(RunSide):
 
         Raises:
             ValueError, TypeError: sizes that cannot be.
-            UnsupportedError: the ring has no DEFER_TASKRUN, and no kernel resizes others.
+            UnsupportedError: the ring has no DEFER_TASKRUN, and no kernel resizes others; or it has
+                NO_MMAP or CQE_MIXED, which is not done here.
             RegisterError: EOVERFLOW, what is queued or not copied out does not fit -> submit, copy
                 out, resize again; EBUSY, a batch is being run, or somebody waits; EINVAL, the
                 kernel lacks the call. The ring is as it was.
@@ -222,6 +223,11 @@ class WaitingSide(RunSide):
         if not self._params.flags & SetupFlags.DEFER_TASKRUN:
             raise UnsupportedError(
                 errno.EOPNOTSUPP, "only rings with SetupFlags.DEFER_TASKRUN can be resized"
+            )
+        if self._params.flags & (SetupFlags.NO_MMAP | SetupFlags.CQE_MIXED):
+            raise UnsupportedError(
+                errno.EOPNOTSUPP,
+                "rings with SetupFlags.NO_MMAP or CQE_MIXED keep their size: make a new ring",
             )
         with self._lock:
             self._settle_runs()
