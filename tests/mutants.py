@@ -123,13 +123,11 @@ _known: dict[Path, set[str]] = {}
 
 
 def _functions(path: Path) -> set[str]:
-    """The tests in a file, and "" for the file itself."""
+    """The tests in a file."""
     if path not in _known:
         tree = ast.parse(path.read_text("utf-8")) if path.is_file() else None
         body = [] if tree is None else tree.body
         _known[path] = {node.name for node in body if isinstance(node, ast.FunctionDef)}
-        if tree is not None:
-            _known[path].add("")
     return _known[path]
 
 

@@ -47,6 +47,7 @@ from uring import (
     _records,
     _streaming,
     _submission,
+    _teardown,
     _waiting,
     completions,
 )
@@ -839,6 +840,51 @@ def test_poller_may_yet_take_what_is_published(ring_refusal: str) -> None:
         ring._discard_published()
         assert ring._in_flight.numbers() == [1]
         ring._in_flight.discard_number(1)
+
+
+def test_what_is_given_up_is_not_done_later(ring_refusal: str, pipe: tuple[int, int]) -> None:
+    """An SQE that is published and let go of is a NOP for who has the kernel take it yet."""
+    assert not ring_refusal
+    write = Write(pipe[1], b"x")._encode()[0]
+    os.set_blocking(pipe[0], False)
+    for flags in (SetupFlags(0), SetupFlags.SQE128):
+        with Ring(4, flags=SetupFlags.R_DISABLED | flags) as ring:
+            for place, number in enumerate((1, 2)):
+                ring._in_flight.add([0, record(number)])
+                answer = lib.uring_submit_one(ring._shim, place, write, number)
+                assert answer == -errno.EBADFD
+            ring._discard_published()
+            assert ring._in_flight.numbers() == []
+            ring.enable()
+            ring.submit()
+            assert {cqe.user_data for cqe in ring.copy_cqes()}.isdisjoint({1, 2})
+            assert (ring.sq.head, ring.cq.tail) == (2, 2)
+            with pytest.raises(BlockingIOError):
+                os.read(pipe[0], 2)
+
+
+def test_ring_whose_end_is_cut_off_is_ended_again(
+    ring_refusal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could not be taken back is not forgotten before it is kept: the next close() does it."""
+    assert not ring_refusal
+    ring = Ring(4)
+    ring._in_flight.add([0, record(1)])
+    cuts, kept = ["once"], list[Any]()
+
+    def keep(memory: object) -> None:
+        if cuts:
+            cuts.pop()
+            raise KeyboardInterrupt
+        kept.append(memory)
+
+    monkeypatch.setattr(_teardown, "keep_for_ever", keep)
+    with pytest.raises(KeyboardInterrupt):
+        ring._finish(0)
+    assert ring in _teardown.open_rings()
+    with pytest.warns(RuntimeWarning, match="kept until the process ends"):
+        ring.close()
+    assert [memory[0] is ring._in_flight for memory in kept] == [True]
 
 
 def test_disabled_ring_is_its_own_who_enables_it(ring_refusal: str) -> None:

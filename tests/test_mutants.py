@@ -39,6 +39,7 @@ def test_every_record_fits() -> None:
         ("uring/_core.py", "uring/_none.py", "0 times in uring/_none.py"),
         ("test_every_record_fits", "test_none", "there is no test_mutants.py::test_none"),
         ("test_mutants.py::", "test_none.py::", "there is no test_none.py"),
+        ("::test_every_record_fits", "", "there is no test_mutants.py"),
         ('"pass"', '"self._lock = threading.RLock()"', "a mutant changes something"),
         ("[[mutant]]", "[[left]]", "what is left alone has a reason"),
         ("[[mutant]]", "[[mutants]]", "and not only mutant and left"),

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -144,3 +145,48 @@ def test_notification_ends_nothing_but_its_own_kind(
     ring.queue(Read(pipe[0], buffer, user_data=5))
     ring.submit()
     assert ring.in_flight == 1
+
+
+def leave_a_notification(ring: uring.Ring, udp: socket.socket) -> None:
+    """
+    Leave the notification of a raw send in the ring, and its number, 5, to whoever takes it.
+
+    The send shares the number, so that nobody can tell which of two completions was its own.
+    """
+    encoded = SendZc(udp, b"abc").sqe()
+    raw = SQE(Opcode.SEND_ZC, fd=encoded.fd, addr=encoded.addr, len=0, user_data=5)
+    shares = SQE(Opcode.NOP, user_data=5)
+    ring.queue_all([shares, Read(-1, bytearray(1)).linked(), raw])
+    ring.submit()
+    assert ring.copy_cqes(3).res.tolist() == [0, -9, -125]
+    assert (ring.in_flight, ring.cq_ready()) == (0, 1)
+
+
+def test_late_notification_does_not_end_the_next_of_its_number(
+    ring: uring.Ring, pipe: tuple[int, int], udp: socket.socket
+) -> None:
+    """The buffer of a read stays pinned when the notification of a former send comes."""
+    buffer = bytearray(4)
+    leave_a_notification(ring, udp)
+    ring.queue(Read(pipe[0], buffer, user_data=5))
+    ring.submit()
+    assert ring.copy_cqe(timeout=SECONDS).is_notification
+    assert ring.in_flight == 1
+    with pytest.raises(BufferError):
+        buffer.append(0)
+    os.write(pipe[1], b"x")
+    assert ring.copy_cqe(timeout=SECONDS).res == 1
+    buffer.append(0)
+
+
+def test_late_notification_does_not_end_an_operation_of_a_batch(
+    ring: uring.Ring, pipe: tuple[int, int], udp: socket.socket
+) -> None:
+    """A batch with the number of a former send waits for its own completions."""
+    leave_a_notification(ring, udp)
+    reads = [Read(pipe[0], bytearray(1), user_data=5), Read(pipe[0], bytearray(1))]
+    with pytest.raises(TimeoutError, match="when 0 of 2 operations had ended"):
+        ring.run(reads, timeout=0.05)
+    assert ring.in_flight == 0
+    os.write(pipe[1], b"xy")
+    assert ring.run(reads, timeout=SECONDS).res.tolist() == [1, 1]

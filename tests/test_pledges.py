@@ -14,6 +14,7 @@ import pytest
 import uring
 from uring import MsgRing, PollAdd, PollMultishot, PollUpdate
 from uring._claims import Expected, Renamed
+from uring._pledges import Alias
 
 SECONDS: Final = 10
 NUMBER: Final = 77
@@ -242,6 +243,21 @@ def test_message_to_what_is_no_ring(ring: uring.Ring, pipe: tuple[int, int]) -> 
     """What is no ring, or nothing at all, is the kernel's to refuse."""
     for wrong, number in ((pipe[0], errno.EBADFD), (999, errno.EBADF)):
         assert send(ring, wrong).res == -number
+
+
+def test_duplicate_goes_with_what_holds_it(pipe: tuple[int, int]) -> None:
+    """It is closed once and by itself; one that could not be made closes nothing."""
+    first = os.dup(0)
+    made = Alias(pipe[0])
+    number = made.fd
+    assert os.path.sameopenfile(number, pipe[0])
+    del made
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(number)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        Alias(number)
+    assert os.path.sameopenfile(first, 0)
+    os.close(first)
 
 
 def test_message_to_a_closed_ring_is_refused(ring: uring.Ring) -> None:

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import mmap
 import os
+import select
 import struct
 import threading
 import time
@@ -21,9 +22,9 @@ from typing import Any, Final, Self
 import pytest
 
 import uring
-from uring import Nop, Read, Ring, SetupFlags, Timeout
+from uring import Nop, Opcode, PollAdd, Read, Ring, SetupFlags, Timeout
 from uring._ffi import ffi, lib
-from uring.flags import NopFlags, SQRingFlags
+from uring.flags import CQEFlags, NopFlags, SQRingFlags
 
 NOP = bytes(64)
 DEFER = SetupFlags.DEFER_TASKRUN | SetupFlags.SINGLE_ISSUER
@@ -463,6 +464,14 @@ class HeldCall(threading.Thread):
         answer = struct.pack("=QqiI", number, 0, -(error or 0), _GO_ON if error is None else 0)
         fcntl.ioctl(self._fd, _SEND, answer)
 
+    def refuse(self, error: int) -> None:
+        """Answer with `error` to all that it asks until it has ended."""
+        asked = select.poll()
+        asked.register(self._fd, select.POLLIN)
+        while self.is_alive():
+            if (self._fd, select.POLLIN) in asked.poll(10):
+                self.go_on(self.entering(), error)
+
     def ended(self) -> int:
         """The answer."""
         self.join(SECONDS)
@@ -562,6 +571,72 @@ def test_look_that_is_interrupted_finds_nothing(look: Any, ring_refusal: str) ->
 
 
 # ---- batches ----
+
+
+@pytest.mark.parametrize(
+    ("refused", "told"), [(errno.EAGAIN, errno.ENOMEM), (errno.EINTR, errno.EIO)]
+)
+def test_run_that_the_kernel_goes_on_refusing_says_so(ring: Ring, refused: int, told: int) -> None:
+    """It does not wait for what was never taken; that stays published, and a later call ends it."""
+    kept = list[Any]()
+
+    def call() -> int:
+        kept.extend(begin(ring, NOP))
+        return int(kept[0])
+
+    with HeldCall(call) as running:
+        running.refuse(refused)
+        assert running.ended() == -told
+    assert (ring.sq.head, ring.sq.tail, kept[1].placed, kept[1].ended) == (0, 1, 1, 0)
+    assert lib.uring_run(ring._shim, kept[1]) == 0
+    assert kept[1].ended == 1
+
+
+def test_batch_that_the_kernel_goes_on_refusing_raises(ring: Ring) -> None:
+    """ENOMEM; what it has published is in flight, and ended by whoever runs next."""
+    told = list[BaseException]()
+
+    def call() -> int:
+        with pytest.raises(uring.EnterError) as info:
+            ring.run([Nop()], timeout=SECONDS)
+        told.append(info.value)
+        return 0
+
+    with HeldCall(call) as running:
+        running.refuse(errno.EAGAIN)
+        assert running.ended() == 0
+    assert [getattr(error, "errno", None) for error in told] == [errno.ENOMEM]
+    assert "still in flight" in str([getattr(error, "__notes__", None) for error in told])
+    assert ring.run([Nop()], timeout=SECONDS).res.tolist() == [0]
+    assert ring.in_flight == 0
+
+
+def post(ring: Ring, number: int, res: int, flags: CQEFlags) -> None:
+    """Write a completion into the queue, which the kernel knows nothing of."""
+    shim = ring._shim
+    place = (shim.cq_tail[0] & ring.cq.mask) * 16
+    shim.cqes[place : place + 16] = struct.pack("=QiI", number, res, flags)
+    shim.cq_tail[0] += 1
+
+
+def test_notification_behind_the_end_of_a_send_ends_nothing(
+    ring_refusal: str, pipe: tuple[int, int]
+) -> None:
+    """A send that has failed without MORE is not counted again for what else is in flight."""
+    assert not ring_refusal
+    poll = PollAdd(pipe[0], 1)._encode()[0]
+    with Ring(8) as ring:
+        shim = ring._shim
+        answer, run, _kept = begin(ring, poll * 2)
+        assert answer == -errno.EAGAIN
+        sqes = ffi.from_buffer("char[]", bytes([Opcode.SEND_ZC]) + poll[1:] + poll)
+        run.sqes = sqes  # as if the first were a send
+        post(ring, 100, -errno.EPERM, CQEFlags(0))
+        post(ring, 100, 0, CQEFlags.NOTIF)
+        assert lib.uring_run(shim, run) == -errno.EAGAIN
+        assert (run.placed, run.ended) == (2, 1)
+        post(ring, 101, 1, CQEFlags(0))
+        assert lib.uring_run(shim, run) == 0
 
 
 def begin(ring: Ring, sqes: bytes, first: int = 100) -> tuple[int, Any, Any]:

@@ -50,16 +50,19 @@ static uint32_t run_find(const struct uring_run *run, uint64_t number)
 /*
  * Whether a CQE without MORE that is a notification, or says ECANCELED, ends its operation. A chain
  * that fails cancels the zero-copy sends in it without MORE (io_fail_links(), io_uring/timeout.c),
- * and their notifications come all the same. One that comes when its operation has ended otherwise
- * ends nothing. `place` has the result, if it has come, and else a MORE that nobody has posted.
+ * and their notifications come all the same. One of an operation that does not notify belongs to
+ * what had its number before, and ends nothing; nor does one that comes when its own has ended
+ * otherwise. `place` has the result, if it has come, and else a MORE that nobody has posted.
  */
 __attribute__((noinline)) static int run_ends(const char *sqe, const char *place, uint32_t flags)
 {
     uint8_t opcode = (uint8_t)sqe[0];
     uint32_t known;
     int32_t res;
+    if (opcode != OP_SEND_ZC && opcode != OP_SENDMSG_ZC)
+        return !(flags & CQE_NOTIF);
     if (!(flags & CQE_NOTIF))
-        return opcode != OP_SEND_ZC && opcode != OP_SENDMSG_ZC;
+        return 0;
     memcpy(&known, place + CQE_FLAGS, sizeof known);
     memcpy(&res, place + CQE_RES, sizeof res);
     return known & CQE_MORE || res == -ECANCELED;
