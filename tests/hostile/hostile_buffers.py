@@ -20,6 +20,8 @@ from hostile_harness import (
     collect,
     descriptors,
     drain,
+    exit_code,
+    forked,
     join,
     main,
     program,
@@ -418,22 +420,24 @@ def child_reads_its_lease_and_disturbs_nobody() -> None:
     group = case.group
     leases = [case.receive(b"%d" % i * 8) for i in range(4)]
     to_child, from_parent = os.pipe()
-    child = os.fork()
-    if child == 0:
+
+    def look() -> None:
         os.read(to_child, 1)  # meanwhile the parent has filled the buffers anew
-        same = [bytes(lease) == b"%d" % i * 8 for i, lease in enumerate(leases)]
+        assert [bytes(lease) for lease in leases] == [b"%d" % i * 8 for i in range(4)]
         leases[0].view[:] = b"X" * 8
         group.close()
         leases.clear()
         collect()
         refused(uring.RingClosedError, "fork", case.ring.copy_cqes)
         case.ring.close()
-        os._exit(0 if all(same) and group.closed else 1)
+        assert group.closed
+
+    child = forked(look)
     leases.clear()
     assert group.inside == 4
     again = [case.receive(b"%d" % (9 - i) * 8) for i in range(4)]
     os.write(from_parent, b"x")
-    assert os.waitpid(child, 0)[1] == 0
+    assert exit_code(child) == 0
     assert [bytes(lease) for lease in again] == [b"%d" % (9 - i) * 8 for i in range(4)]
     assert group.inside == 0
     again.clear()
@@ -455,7 +459,7 @@ def child_exits_with_leases_and_streams() -> None:
     child = os.fork()
     if child == 0:
         sys.exit(0)  # with all that Python does then
-    assert os.waitpid(child, 0)[1] == 0
+    assert exit_code(child) == 0
     case.theirs.send(b"word")
     cqe = stream.take(timeout=5)
     assert cqe is not None

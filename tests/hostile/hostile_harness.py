@@ -8,6 +8,8 @@ every assertion held. Nothing else that a process can do, a crash included, prin
 
 import faulthandler
 import gc
+import os
+import signal
 import sys
 import threading
 import time
@@ -116,6 +118,40 @@ def join(thread: threading.Thread, seconds: float = 10.0) -> None:
     """Wait for a thread that must end."""
     thread.join(seconds)
     assert not thread.is_alive(), f"{thread.name} hangs"
+
+
+def forked(body: Callable[[], object]) -> int:
+    """Fork a child that ends with 0 once `body` has returned, and with 1 if it raises; its pid."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            body()
+            code = 0
+        except BaseException as error:  # noqa: BLE001 - shown, for the parent sees only a number
+            sys.stderr.write(f"in the child: {error!r}\n")
+        finally:
+            os._exit(code)
+    return child
+
+
+def exit_code(child: int, seconds: float = 10.0) -> int:
+    """Wait for a child that must end: what it ended with, or less than 0 when a signal ended it."""
+    status = 0
+
+    def has_ended() -> bool:
+        nonlocal status
+        ended, status = os.waitpid(child, os.WNOHANG)
+        return ended == child
+
+    try:
+        until(has_ended, seconds)
+    except AssertionError:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
+    return os.waitstatus_to_exitcode(status)
 
 
 def checksums(buffers: Iterable[bytearray]) -> list[int]:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from hostile_harness import (
     collect,
     drain,
+    exit_code,
+    forked,
     join,
     main,
     program,
@@ -305,10 +307,7 @@ def fork_amid_messages_does_not_hang_the_child() -> None:
     """The child lets go of messages that were promised to a ring which a thread had locked."""
     rings, threads = _two_rings_in_vain(3)
     while any(thread.is_alive() for thread in threads):
-        child = os.fork()
-        if not child:
-            os._exit(0)
-        until(lambda child=child: os.waitpid(child, os.WNOHANG)[0], 5)  # type: ignore[misc]  # mypy infers no lambda with a default
+        assert exit_code(forked(lambda: None)) == 0
     for ring in rings:
         ring.close()
 

@@ -19,6 +19,8 @@ from hostile_harness import (
     checksums,
     collect,
     descriptors,
+    exit_code,
+    forked,
     is_in_the_package,
     join,
     main,
@@ -378,10 +380,6 @@ def _opens(_inlet: int, buffer: bytearray) -> list[uring.Operation]:
     return [uring.Openat("/dev/null"), *[uring.Nop()] * 20, uring.Read(-1, buffer)]
 
 
-def _end_of(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 @program
 def fork_amid_a_run_leaves_it_to_the_parent() -> None:
     """The child of a fork amid a run is told and has rings of its own; the parent's run goes on."""
@@ -396,20 +394,15 @@ def fork_amid_a_run_leaves_it_to_the_parent() -> None:
         )
         thread.start()
         until(lambda: ring.in_flight == 1)
-        children = []
-        for _ in range(8):
-            child = os.fork()
-            if child == 0:
-                code = 1
-                with suppress(BaseException):
-                    refused(uring.RingClosedError, "fork", lambda: ring.run([uring.Nop()]))
-                    ring.close()
-                    with uring.Ring(4) as own:
-                        assert list(own.run([uring.Nop()] * 20).res) == [0] * 20
-                    code = 0
-                os._exit(code)
-            children.append(child)
-        assert [_end_of(child) for child in children] == [0] * 8
+
+        def use() -> None:
+            refused(uring.RingClosedError, "fork", lambda: ring.run([uring.Nop()]))
+            ring.close()
+            with uring.Ring(4) as own:
+                assert list(own.run([uring.Nop()] * 20).res) == [0] * 20
+
+        children = [forked(use) for _ in range(8)]
+        assert [exit_code(child) for child in children] == [0] * 8
         os.write(outlet, b"data")
         join(thread)
         assert got == [[0] * 9 + [4]]
@@ -441,7 +434,7 @@ def fork_in_a_handler_of_a_run_leaves_it_to_the_parent() -> None:
             raise
         if os.getpid() != parent:
             os._exit(3)
-        assert [_end_of(child) for child in children] == [0]
+        assert [exit_code(child) for child in children] == [0]
         assert done[1].res == 4
         assert buffer[:4] == b"data"
         os.fstat(done[0].res)

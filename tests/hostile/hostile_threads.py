@@ -18,6 +18,8 @@ from hostile_harness import (
     checksums,
     descriptors,
     drain,
+    exit_code,
+    forked,
     join,
     main,
     once,
@@ -407,32 +409,6 @@ def ring_outlives_its_threads() -> None:
 # ---- fork ----
 
 
-def _child(body: Callable[[], None], seconds: float = 5.0) -> None:
-    """Fork; the child must run `body` to its end in time."""
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            body()
-            status = 0
-        except BaseException as error:  # noqa: BLE001 - shown, for the parent sees only a number
-            sys.stderr.write(f"in the child: {error!r}\n")
-        finally:
-            os._exit(status)
-    deadline = time.monotonic() + seconds
-    while True:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            break
-        if time.monotonic() > deadline:
-            os.kill(pid, 9)
-            os.waitpid(pid, 0)
-            raise AssertionError("the child hangs")
-        time.sleep(0.002)  # waitpid takes no time limit
-    assert status == 0, f"the child failed: {status}"
-
-
 def _check_refused(ring: uring.Ring) -> None:
     calls: list[Callable[[], object]] = [
         lambda: ring.queue(uring.Nop()),
@@ -471,9 +447,9 @@ def fork_leaves_the_ring_to_the_parent() -> None:
                 own.queue(uring.Nop(), user_data=9)
                 assert own.submit_and_wait() == 1
                 assert own.copy_cqe().user_data == 9
-                _child(lambda: _check_refused(own))
+                assert exit_code(forked(lambda: _check_refused(own))) == 0
 
-        _child(child)
+        assert exit_code(forked(child)) == 0
         os.write(outlet, b"for dad!")
         assert ring.submit_and_wait(2, timeout=5) == 1
         assert {c.user_data: c.res for c in ring.copy_cqes()} == {number: 8, 5: 0}
@@ -524,7 +500,7 @@ def fork_while_another_thread_holds_every_lock() -> None:
                 assert busy.in_flight == 0
                 assert busy.cq_ready is not None
 
-            _child(child)
+            assert exit_code(forked(child)) == 0
         stop.set()
         join(thread)
     for _ in range(3):
@@ -533,7 +509,7 @@ def fork_while_another_thread_holds_every_lock() -> None:
         closer = threading.Thread(target=ring.close)
         closer.start()
         until(lambda ring=ring: ring.closed)  # type: ignore[misc]  # mypy infers no lambda with a default
-        _child(ring.close)
+        assert exit_code(forked(ring.close)) == 0
         join(closer)
         assert len(buffers) == 4
 
@@ -573,7 +549,7 @@ def fork_of_a_child_does_not_touch_memory_in_flight() -> None:
             os.write(outlet, b"z" * 4096)
             assert hashlib.sha256(buffer).digest() == empty
 
-        _child(child)
+        assert exit_code(forked(child)) == 0
         assert ring.copy_cqe(timeout=5).res == 4096
         assert buffer[:4096] == b"z" * 4096
 
