@@ -29,7 +29,7 @@ from hostile_harness import (
     settled_descriptors,
     until,
 )
-from hostile_interrupt import Strike, sweep, told
+from hostile_interrupt import Strike, sweep
 
 import uring
 from uring import RecvMultishot, RecvSelect, StreamEnd
@@ -84,8 +84,6 @@ def _attempt(body: Callable[["Case"], None]) -> Callable[[int], Strike]:
             with suppress(KeyboardInterrupt), strike:
                 body(case)
             case.settle()
-        except BaseException as error:
-            raise told(error, strike) from error
         finally:
             case.end()
         return strike
@@ -209,8 +207,6 @@ def ctrl_c_around_incremental_groups() -> None:
                 ring.submit()
                 rest += bytes(ring.copy_cqe(timeout=5).result())
             assert group.inside == 2
-        except BaseException as error:
-            raise told(error, strike) from error
         finally:
             ring.close()
             ours.close()
@@ -245,8 +241,6 @@ def ctrl_c_around_groups() -> None:
                 assert group.closed
             case.kept.clear()
             case.settle()
-        except BaseException as error:
-            raise told(error, strike) from error
         finally:
             case.end()
         return strike
@@ -284,8 +278,6 @@ def ctrl_c_around_puts() -> None:
                     group.put(b"%d" % count)
                 refused(BufferError, "all 4 buffers", lambda: group.put(b"x"))
                 send_all()
-        except BaseException as error:
-            raise told(error, strike) from error
         finally:
             ring.close()
             ours.close()
@@ -323,8 +315,6 @@ def ctrl_c_around_streams() -> None:
                     client.close()
                 now = descriptors()
                 assert len(now) == len(before) - 1, (sorted(before), sorted(now))
-            except BaseException as error:
-                raise told(error, strike) from error
             finally:
                 ring.close()
                 for client in clients:
@@ -353,34 +343,31 @@ def ctrl_c_around_messages() -> None:
     def attempt(place: int) -> Strike:
         with uring.Ring(8) as source, uring.Ring(8) as target:
             strike = Precise(place, _raise_interrupt)
-            try:
-                with suppress(KeyboardInterrupt), strike:
-                    source.queue(uring.MsgRing(target, target_user_data=5))
-                    source.submit()
-                    source.copy_cqe(timeout=5)
-                    target.copy_cqe(timeout=5)
-                    source.queue_all(
-                        uring.link(uring.Nop(res=-1), uring.MsgRing(target, target_user_data=6))
-                    )
-                    source.submit()
-                    while source.in_flight:
-                        source.copy_cqes(wait_nr=1, timeout=5)
-                drain(source)
-                while target.copy_cqes():
-                    pass
-                for _ in range(2):
-                    source.queue(uring.MsgRing(target, target_user_data=7))
-                    source.submit()
-                    assert source.copy_cqe(timeout=5).res == 0
-                refused(ValueError, "in use", lambda: target.queue(uring.Nop(), user_data=7))
-                for _ in range(2):
-                    assert target.copy_cqe(timeout=5).user_data == 7
-                assert target.queue(uring.Nop(), user_data=7) == 7
-                target.submit_and_wait(1)
+            with suppress(KeyboardInterrupt), strike:
+                source.queue(uring.MsgRing(target, target_user_data=5))
+                source.submit()
+                source.copy_cqe(timeout=5)
                 target.copy_cqe(timeout=5)
-                assert target.in_flight == 0
-            except BaseException as error:
-                raise told(error, strike) from error
+                source.queue_all(
+                    uring.link(uring.Nop(res=-1), uring.MsgRing(target, target_user_data=6))
+                )
+                source.submit()
+                while source.in_flight:
+                    source.copy_cqes(wait_nr=1, timeout=5)
+            drain(source)
+            while target.copy_cqes():
+                pass
+            for _ in range(2):
+                source.queue(uring.MsgRing(target, target_user_data=7))
+                source.submit()
+                assert source.copy_cqe(timeout=5).res == 0
+            refused(ValueError, "in use", lambda: target.queue(uring.Nop(), user_data=7))
+            for _ in range(2):
+                assert target.copy_cqe(timeout=5).user_data == 7
+            assert target.queue(uring.Nop(), user_data=7) == 7
+            target.submit_and_wait(1)
+            target.copy_cqe(timeout=5)
+            assert target.in_flight == 0
         return strike
 
     _sweep(attempt)

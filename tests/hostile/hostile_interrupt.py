@@ -36,13 +36,16 @@ class Stuck(BaseException):
 class Strike:
     """Calls `handler` at one place: the `place`th at which a signal handler could run."""
 
+    where: ClassVar[str] = ""
+    """Where the last one struck; of the class, for `sweep` to find when an attempt has failed."""
+
     _names: ClassVar[dict[CodeType, dict[int, str]]] = {}
 
     def __init__(self, place: int, handler: Callable[[], None]) -> None:
         self.place = place
         self.handler = handler
         self.seen = 0
-        self.where = "nowhere"
+        Strike.where = "nowhere"
         self._before: dict[FrameType, str] = {}
 
     @property
@@ -88,7 +91,7 @@ class Strike:
     def _visit(self, frame: FrameType) -> None:
         self.seen += 1
         if self.seen - 1 == self.place:
-            self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+            Strike.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
             self.handler()
         elif self.seen > _STEPS_MAX:
             raise Stuck
@@ -99,23 +102,17 @@ def sweep(attempt: Callable[[int], "Strike"], *, least: int = 50) -> None:
     failures: dict[str, list[str]] = {}
     place = count = 0
     while count < _FAILURES_MAX:
+        Strike.where = f"place {place}"
         try:
             if not attempt(place).struck:
                 break
         except (Exception, Stuck) as error:  # noqa: BLE001 - all that goes wrong is shown below
-            where = getattr(error, "where", f"place {place}")
-            failures.setdefault(f"{type(error).__name__}: {error}"[:200], []).append(where)
+            failures.setdefault(f"{type(error).__name__}: {error}"[:200], []).append(Strike.where)
             count += 1
         place += 1
     assert place > least or failures, place
     shown = [f"{what} <- {sorted(set(where))}" for what, where in failures.items()]
     assert not failures, f"of {place} places these failed:\n" + "\n".join(shown)
-
-
-def told(error: BaseException, strike: Strike) -> BaseException:
-    """Have the error say where the interrupt struck."""
-    error.where = strike.where  # type: ignore[attr-defined]  # told() notes the place on the error
-    return error
 
 
 class Account:
@@ -161,8 +158,6 @@ def _handled(body: Callable[[Account], None], handler: Callable[[Account], None]
                 body(account)
             account.settle()
             assert set(account.got) == set(account.queued), "lost or made up"
-        except BaseException as error:
-            raise told(error, strike) from error
         finally:
             if not account.ring.in_flight:
                 account.ring.close()
@@ -264,8 +259,6 @@ def handler_queues_a_silent_chain_of_the_same_number() -> None:
             os.write(outlet, b"12345678")
             drain(ring, 1)
             ring.close()
-        except BaseException as error:
-            raise told(error, strike) from error
         finally:
             os.close(inlet)
             os.close(outlet)
@@ -302,20 +295,17 @@ def handler_closes_the_ring_at_every_place() -> None:
         before = settled_descriptors() if place % 50 == 0 else descriptors()
         account = Account()
         strike = Strike(place, account.ring.close)
-        try:
-            with strike:
-                try:
-                    _work(account)
-                    account.ring.close()
-                except uring.RingClosedError:
-                    pass
-            account.ring.close()
-            assert account.ring.closed
-            assert account.ring.fd == -1
-            assert account.ring.in_flight == 0, f"{account.ring.in_flight} in a closed ring"
-            assert descriptors() == before
-        except BaseException as error:
-            raise told(error, strike) from error
+        with strike:
+            try:
+                _work(account)
+                account.ring.close()
+            except uring.RingClosedError:
+                pass
+        account.ring.close()
+        assert account.ring.closed
+        assert account.ring.fd == -1
+        assert account.ring.in_flight == 0, f"{account.ring.in_flight} in a closed ring"
+        assert descriptors() == before
         return strike
 
     sweep(attempt)
@@ -331,12 +321,9 @@ def close_is_idempotent_at_every_place() -> None:
         account.ring.submit()
         account.queue(1)
         strike = Strike(place, account.ring.close)
-        try:
-            with strike:
-                account.ring.close()
-            assert account.ring.fd == -1
-        except BaseException as error:
-            raise told(error, strike) from error
+        with strike:
+            account.ring.close()
+        assert account.ring.fd == -1
         return strike
 
     sweep(attempt)
@@ -358,8 +345,6 @@ def ctrl_c_at_every_place() -> None:
                 _work(account)
             account.ring.submit_and_wait(1, timeout=0.01)  # with completions half handed out
             account.settle()
-        except BaseException as error:
-            raise told(error, strike) from error
         finally:
             if not account.ring.in_flight:
                 account.ring.close()
@@ -381,17 +366,14 @@ def ctrl_c_in_close_at_every_place() -> None:
         account.ring.submit()
         account.queue(1)
         strike = Strike(place, _raise_interrupt)
-        try:
-            with suppress(KeyboardInterrupt), strike:
-                account.ring.close()
-            closer = threading.Thread(target=account.ring.close, daemon=True)
+        with suppress(KeyboardInterrupt), strike:
             account.ring.close()
-            closer.start()
-            join(closer, 2.0)
-            assert account.ring.fd == -1
-            assert descriptors() == before
-        except BaseException as error:
-            raise told(error, strike) from error
+        closer = threading.Thread(target=account.ring.close, daemon=True)
+        account.ring.close()
+        closer.start()
+        join(closer, 2.0)
+        assert account.ring.fd == -1
+        assert descriptors() == before
         return strike
 
     sweep(attempt)
@@ -416,11 +398,8 @@ def ctrl_c_in_setup_at_every_place() -> None:
         with suppress(KeyboardInterrupt), strike:
             uring.Ring(8).close()
         after = settled_descriptors()
-        try:
-            assert after == before, "a descriptor leaked"
-            assert not failed, failed.pop()
-        except BaseException as error:
-            raise told(error, strike) from error
+        assert after == before, "a descriptor leaked"
+        assert not failed, failed.pop()
         return strike
 
     sweep(attempt)

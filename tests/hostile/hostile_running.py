@@ -30,7 +30,7 @@ from hostile_harness import (
     settled_descriptors,
     until,
 )
-from hostile_interrupt import Account, Strike, sweep, told
+from hostile_interrupt import Account, Strike, sweep
 
 import uring
 
@@ -118,8 +118,6 @@ def _cut(make: Make, timeout: float | None) -> None:
                     assert str(Path(f"/proc/self/fd/{name}").readlink()) == "/dev/zero", "leaked"
                     os.close(int(name))
             assert descriptors() == before, descriptors() ^ before
-        except BaseException as error:
-            raise told(error, strike) from error
         finally:
             ring.close()
         return strike
@@ -170,8 +168,6 @@ def handler_uses_the_ring_at_every_place_of_a_run() -> None:
                 account.ring.run([uring.Timeout(100), uring.Nop()], timeout=0.001)
             account.settle()
             assert set(account.got) == set(account.queued), "lost or made up"
-        except BaseException as error:
-            raise told(error, strike) from error
         finally:
             account.ring.close()
         return strike
@@ -191,18 +187,15 @@ def handler_closes_the_ring_at_every_place_of_a_run() -> None:
             buffer = bytearray(8)
             ops = _hanging(inlet, buffer) if timeout else _with_numbers(inlet, buffer)
             strike = Strike(place, ring.close)
-            try:
-                with suppress(uring.RingClosedError, TimeoutError):
-                    with strike:
-                        done = ring.run(ops, timeout=timeout)
-                    _close_results(done)
-                ring.close()
-                assert ring.in_flight == 0, "in flight"
-                ops.clear()
-                buffer.append(0)
-                assert descriptors() == before, descriptors() ^ before
-            except BaseException as error:
-                raise told(error, strike) from error
+            with suppress(uring.RingClosedError, TimeoutError):
+                with strike:
+                    done = ring.run(ops, timeout=timeout)
+                _close_results(done)
+            ring.close()
+            assert ring.in_flight == 0, "in flight"
+            ops.clear()
+            buffer.append(0)
+            assert descriptors() == before, descriptors() ^ before
             return strike
 
         sweep(attempt, least=10)
@@ -224,14 +217,11 @@ def garbage_is_collected_at_every_place_of_a_run() -> None:
 
     def attempt(place: int) -> Strike:
         strike = Strike(place, look)
-        try:
-            canaries.clear()
-            with strike, suppress(TimeoutError):
-                ring.run([uring.Read(inlet, bytearray(64)) for _ in range(9)], timeout=0.001)
-            _is_whole(ring)
-            assert all(c.count(0xAA) == len(c) for each in canaries for c in each), "overwritten"
-        except BaseException as error:
-            raise told(error, strike) from error
+        canaries.clear()
+        with strike, suppress(TimeoutError):
+            ring.run([uring.Read(inlet, bytearray(64)) for _ in range(9)], timeout=0.001)
+        _is_whole(ring)
+        assert all(c.count(0xAA) == len(c) for each in canaries for c in each), "overwritten"
         return strike
 
     sweep(attempt)
