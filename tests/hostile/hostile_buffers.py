@@ -29,7 +29,7 @@ from hostile_harness import (
     settled_descriptors,
     until,
 )
-from hostile_interrupt import Strike, sweep
+from hostile_interrupt import Strike, interrupt, sweep
 
 import uring
 from uring import RecvMultishot, RecvSelect, StreamEnd
@@ -59,10 +59,6 @@ class Precise(Strike):
         self._left = None  # a frame holds leases
 
 
-def _raise_interrupt() -> None:
-    raise KeyboardInterrupt
-
-
 def _quietly(unraisable: "sys.UnraisableHookArgs") -> None:
     """Pass over the interrupts of finalizers, and what is dropped open because of one."""
     if not isinstance(unraisable.exc_value, KeyboardInterrupt | ResourceWarning):
@@ -79,7 +75,7 @@ def _attempt(body: Callable[["Case"], None]) -> Callable[[int], Strike]:
 
     def attempt(place: int) -> Strike:
         case = Case()
-        strike = Precise(place, _raise_interrupt)
+        strike = Precise(place, interrupt)
         try:
             with suppress(KeyboardInterrupt), strike:
                 body(case)
@@ -182,7 +178,7 @@ def ctrl_c_around_incremental_groups() -> None:
         ring = uring.Ring(8)
         ours, theirs = socket.socketpair()
         group = ring.register_buffer_ring(2, size=16, incremental=True)
-        strike = Precise(place, _raise_interrupt)
+        strike = Precise(place, interrupt)
 
         def look(timeout: float) -> None:
             assert [cqe.result() for cqe in ring.copy_cqes(wait_nr=1, timeout=timeout)]
@@ -232,7 +228,7 @@ def ctrl_c_around_groups() -> None:
 
     def attempt(place: int) -> Strike:
         case = Case()
-        strike = Precise(place, _raise_interrupt)
+        strike = Precise(place, interrupt)
         try:
             with suppress(KeyboardInterrupt), strike:
                 body(case)
@@ -256,7 +252,7 @@ def ctrl_c_around_puts() -> None:
         ring = uring.Ring(8)
         ours, theirs = socket.socketpair()
         group = ring.register_send_buffer_ring(4, size=8)
-        strike = Precise(place, _raise_interrupt)
+        strike = Precise(place, interrupt)
 
         def send_all() -> None:
             drain(ring)
@@ -296,7 +292,7 @@ def ctrl_c_around_streams() -> None:
             ring = uring.Ring(8)
             before = descriptors()
             clients = [socket.create_connection(server.getsockname()) for _ in range(3)]
-            strike = Precise(place, _raise_interrupt)
+            strike = Precise(place, interrupt)
             taken: list[int] = []
             try:
                 with suppress(KeyboardInterrupt), strike:
@@ -342,7 +338,7 @@ def ctrl_c_around_messages() -> None:
 
     def attempt(place: int) -> Strike:
         with uring.Ring(8) as source, uring.Ring(8) as target:
-            strike = Precise(place, _raise_interrupt)
+            strike = Precise(place, interrupt)
             with suppress(KeyboardInterrupt), strike:
                 source.queue(uring.MsgRing(target, target_user_data=5))
                 source.submit()

@@ -16,6 +16,7 @@ from typing import Any
 
 from hostile_harness import (
     LIMIT_SECONDS,
+    Worker,
     collect,
     drain,
     exit_code,
@@ -143,15 +144,11 @@ def forks_amid_calls_of_other_threads() -> None:
     """Forks while threads run, wait, queue and close: no child hangs, no thread is disturbed."""
     sys.setswitchinterval(1e-5)
     stop = threading.Event()
-    failed: list[BaseException] = []
     ring = uring.Ring(16)
 
     def loop(body: Callable[[], object]) -> None:
-        try:
-            while not stop.is_set():
-                body()
-        except BaseException as error:  # noqa: BLE001 - looked at below
-            failed.append(error)
+        while not stop.is_set():
+            body()
 
     def open_and_close() -> None:
         with uring.Ring(4) as other:
@@ -171,7 +168,7 @@ def forks_amid_calls_of_other_threads() -> None:
         queue,
         open_and_close,
     ]
-    threads = [threading.Thread(target=loop, args=(body,)) for body in bodies]
+    threads = [Worker(loop, body) for body in bodies]
     for thread in threads:
         thread.start()
 
@@ -186,7 +183,7 @@ def forks_amid_calls_of_other_threads() -> None:
     for thread in threads:
         join(thread)
     assert codes == [0] * 25, codes
-    assert not failed, failed
+    assert [thread.error for thread in threads] == [None] * 4
     drain(ring)
     ring.close()
 

@@ -114,6 +114,22 @@ def refused(error: type[BaseException], words: str, call: Callable[[], object]) 
     assert words in str(caught), f"{words!r} is not in {caught}"
 
 
+class Worker(threading.Thread):
+    """A thread that keeps what its body raises, for the one who has joined it to look at."""
+
+    def __init__(self, body: Callable[..., object], *arguments: object) -> None:
+        super().__init__(target=body, args=arguments)
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Do what the body does."""
+        try:
+            super().run()
+        except BaseException as error:  # noqa: BLE001 - whoever joins looks at it
+            error.__traceback__ = error.__context__ = None  # whose frames hold rings and buffers
+            self.error = error
+
+
 def join(thread: threading.Thread, seconds: float = 10.0) -> None:
     """Wait for a thread that must end."""
     thread.join(seconds)

@@ -97,6 +97,11 @@ class Strike:
             raise Stuck
 
 
+def interrupt() -> None:
+    """Do what Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
 def sweep(attempt: Callable[[int], "Strike"], *, least: int = 50) -> None:
     """Make an attempt for every place, and say at which ones it failed."""
     failures: dict[str, list[str]] = {}
@@ -329,17 +334,13 @@ def close_is_idempotent_at_every_place() -> None:
     sweep(attempt)
 
 
-def _raise_interrupt() -> None:
-    raise KeyboardInterrupt
-
-
 @program
 def ctrl_c_at_every_place() -> None:
     """KeyboardInterrupt may leave any call: the ring stays whole, and loses no operation."""
 
     def attempt(place: int) -> Strike:
         account = Account()
-        strike = Strike(place, _raise_interrupt)
+        strike = Strike(place, interrupt)
         try:
             with suppress(KeyboardInterrupt), strike:
                 _work(account)
@@ -365,7 +366,7 @@ def ctrl_c_in_close_at_every_place() -> None:
         account.ring.queue(uring.Read(inlet, bytearray(8)))
         account.ring.submit()
         account.queue(1)
-        strike = Strike(place, _raise_interrupt)
+        strike = Strike(place, interrupt)
         with suppress(KeyboardInterrupt), strike:
             account.ring.close()
         closer = threading.Thread(target=account.ring.close, daemon=True)
@@ -394,7 +395,7 @@ def ctrl_c_in_setup_at_every_place() -> None:
 
     def attempt(place: int) -> Strike:
         before = descriptors()
-        strike = Strike(place, _raise_interrupt)
+        strike = Strike(place, interrupt)
         with suppress(KeyboardInterrupt), strike:
             uring.Ring(8).close()
         after = settled_descriptors()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hostile_harness import (
+    Worker,
     checksums,
     collect,
     descriptors,
@@ -272,21 +273,17 @@ def dropped_batches_and_rings_live_as_long_as_their_run() -> None:
     """What only a run still refers to, the ring and the batch, is there until it has ended."""
     inlet, outlet = os.pipe()
     before = settled_descriptors()
+
+    def work() -> None:
+        ring = uring.Ring(4)
+        buffer = bytearray(16)
+        done = ring.run(uring.ReadMany(inlet, buffer, range(16)), timeout=5)
+        assert list(done.res) == [1] * 16, done
+        assert sorted(buffer) == list(range(16)), buffer
+        ring.close()
+
     for _ in range(20):
-        failed: list[object] = []
-
-        def work(failed: list[object] = failed) -> None:
-            ring = uring.Ring(4)
-            buffer = bytearray(16)
-            try:
-                done = ring.run(uring.ReadMany(inlet, buffer, range(16)), timeout=5)
-                if list(done.res) != [1] * 16 or sorted(buffer) != list(range(16)):
-                    failed.append((done, buffer))
-                ring.close()
-            except BaseException as error:  # noqa: BLE001 - looked at below
-                failed.append(error)
-
-        thread = threading.Thread(target=work)
+        thread = Worker(work)
         thread.start()
         canaries = []
         for number in range(16):
@@ -294,7 +291,7 @@ def dropped_batches_and_rings_live_as_long_as_their_run() -> None:
             canaries += [bytearray(b"\xaa") * size for size in range(16, 1024, 16)]
             os.write(outlet, bytes([number]))
         join(thread)
-        assert not failed, failed
+        assert thread.error is None, thread.error
         assert all(canary.count(0xAA) == len(canary) for canary in canaries), "overwritten"
     assert settled_descriptors() == before
 
@@ -330,27 +327,20 @@ def close_races_runs_and_hangs_nobody() -> None:
         before = descriptors()
         ring = uring.Ring(4)
         buffer = bytearray(8)
-        failed: list[BaseException] = []
         going = threading.Barrier(4)
 
         def work(
             make: Make,
             ring: uring.Ring = ring,
             buffer: bytearray = buffer,
-            failed: list[BaseException] = failed,
             going: threading.Barrier = going,
         ) -> None:
             going.wait()
-            try:
-                while True:
-                    _close_results(ring.run(make(inlet, buffer)))
-            except uring.RingClosedError:
-                pass
-            except BaseException as error:  # noqa: BLE001 - looked at below
-                failed.append(error)
+            while True:
+                _close_results(ring.run(make(inlet, buffer)))
 
         makes: list[Make] = [_hanging, _opens, _opens]
-        threads = [threading.Thread(target=work, args=(make,)) for make in makes]
+        threads = [Worker(work, make) for make in makes]
         for thread in threads:
             thread.start()
         going.wait()
@@ -360,7 +350,8 @@ def close_races_runs_and_hangs_nobody() -> None:
         assert time.monotonic() - started < 1
         for thread in threads:
             join(thread, 3)
-        assert not failed, failed
+        caught = [thread.error for thread in threads]
+        assert {type(error) for error in caught} == {uring.RingClosedError}, caught
         assert ring.in_flight == 0
         buffer.append(0)
         assert descriptors() == before, descriptors() ^ before

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from hostile_harness import (
+    Worker,
     checksums,
     descriptors,
     drain,
@@ -75,22 +76,17 @@ def close_wakes_whoever_waits() -> None:
     ]
     for entries in (1, 8, 256):
         ring = uring.Ring(entries)
-        caught: list[BaseException] = []
         ready = threading.Barrier(len(calls) + 1)
 
         def wait(
             call: Callable[[uring.Ring], object],
             ring: uring.Ring = ring,
-            caught: list[BaseException] = caught,
             ready: threading.Barrier = ready,
         ) -> None:
             ready.wait()
-            try:
-                call(ring)
-            except BaseException as error:  # noqa: BLE001 - looked at below
-                caught.append(error)
+            call(ring)
 
-        threads = [threading.Thread(target=wait, args=(call,)) for call in calls]
+        threads = [Worker(wait, call) for call in calls]
         for thread in threads:
             thread.start()
         ready.wait()
@@ -100,7 +96,8 @@ def close_wakes_whoever_waits() -> None:
         for thread in threads:
             join(thread, 2)
         assert time.monotonic() - started < 2
-        assert [type(each) for each in caught] == [uring.RingClosedError] * len(calls), caught
+        caught = [thread.error for thread in threads]
+        assert {type(error) for error in caught} == {uring.RingClosedError}, caught
 
 
 @program
@@ -217,27 +214,17 @@ def close_races_submitters_and_leaves_nothing() -> None:
     sys.setswitchinterval(1e-6)
     for _ in range(60):
         ring = uring.Ring(16)
-        failed: list[BaseException] = []
         going = threading.Barrier(4)
 
-        def work(
-            ring: uring.Ring = ring,
-            failed: list[BaseException] = failed,
-            going: threading.Barrier = going,
-        ) -> None:
+        def work(ring: uring.Ring = ring, going: threading.Barrier = going) -> None:
             going.wait()
-            try:
-                while True:
-                    with suppress(uring.SubmissionQueueFull):
-                        ring.queue(uring.Nop())
-                    ring.submit()
-                    ring.copy_cqes()
-            except uring.RingClosedError:
-                pass
-            except BaseException as error:  # noqa: BLE001 - looked at below
-                failed.append(error)
+            while True:
+                with suppress(uring.SubmissionQueueFull):
+                    ring.queue(uring.Nop())
+                ring.submit()
+                ring.copy_cqes()
 
-        threads = [threading.Thread(target=work) for _ in range(3)]
+        threads = [Worker(work) for _ in range(3)]
         for thread in threads:
             thread.start()
         going.wait()
@@ -246,7 +233,8 @@ def close_races_submitters_and_leaves_nothing() -> None:
         assert time.monotonic() - started < 1, "close() waited for what was never submitted"
         for thread in threads:
             join(thread)
-        assert not failed, failed
+        caught = [thread.error for thread in threads]
+        assert {type(error) for error in caught} == {uring.RingClosedError}, caught
         assert ring.in_flight == 0
 
 
@@ -315,21 +303,17 @@ def two_threads_close_at_once() -> None:
         ring = uring.Ring(8)
         ring.queue(uring.Timeout(100))
         ring.submit()
-        failed: list[BaseException] = []
 
-        def close(ring: uring.Ring = ring, failed: list[BaseException] = failed) -> None:
-            try:
-                ring.close()
-                assert ring.fd == -1
-            except BaseException as error:  # noqa: BLE001 - looked at below
-                failed.append(error)
+        def close(ring: uring.Ring = ring) -> None:
+            ring.close()
+            assert ring.fd == -1
 
-        threads = [threading.Thread(target=close) for _ in range(8)]
+        threads = [Worker(close) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
             join(thread, 3)
-        assert not failed, failed
+        assert [thread.error for thread in threads] == [None] * 8
         assert descriptors() == before
 
 
