@@ -6,31 +6,15 @@ its time, and with warnings as errors unless its table says otherwise. It has to
 assertion held, to say nothing else, and to end with exit code 0.
 """
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
-
-_HERE = Path(__file__).parent / "hostile"
-_SECONDS = 120
-_FORKING = "ignore:This process (pid=:DeprecationWarning"
-"""From 3.15 on os.fork() warns of the harness's watchdog, which is a thread, if not Python's."""
+from shared import run_hostile
 
 pytestmark = pytest.mark.slow
 
 
 def _run(module: str, name: str, *, warnings: str = "error", says: str = "") -> None:
     """Run one program; `says` is what its standard error must have, and "" is nothing at all."""
-    options = ("-X", "faulthandler", f"-W{warnings}", f"-W{_FORKING}")
-    command = [sys.executable, *options, f"hostile_{module}.py", name]
-    ended = subprocess.run(
-        command, cwd=_HERE, timeout=_SECONDS, capture_output=True, text=True, check=False
-    )
-    told = f"{ended.stdout}{ended.stderr}"
-    assert ended.returncode == 0, told
-    assert ended.stdout == "held\n", told
-    assert (says in ended.stderr) if says else ended.stderr == "", told
+    assert run_hostile(module, name, warnings=warnings, says=says) == "held\n"
 
 
 def test_dropped_buffer_is_written_and_no_other() -> None:

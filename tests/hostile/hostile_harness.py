@@ -170,6 +170,32 @@ def exit_code(child: int, seconds: float = 10.0) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
+def close_amid(
+    ring: uring.Ring, bodies: list[Callable[[], object]], pause: float | None = None
+) -> None:
+    """Close the ring while a thread for each body goes round with it: all are told, and soon."""
+    going = threading.Barrier(len(bodies) + 1)
+
+    def work(body: Callable[[], object]) -> None:
+        going.wait()
+        while True:
+            body()
+
+    threads = [Worker(work, body) for body in bodies]
+    for thread in threads:
+        thread.start()
+    going.wait()
+    if pause is not None:
+        time.sleep(pause)  # any moment will do
+    started = time.monotonic()
+    ring.close()
+    assert time.monotonic() - started < 1, "close() waited for what was never submitted"
+    for thread in threads:
+        join(thread, 3)
+    caught = [thread.error for thread in threads]
+    assert {type(error) for error in caught} == {uring.RingClosedError}, caught
+
+
 def checksums(buffers: Iterable[bytearray]) -> list[int]:
     """One number for what each buffer holds."""
     return [zlib.crc32(buffer) for buffer in buffers]

@@ -12,12 +12,14 @@ import time
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hostile_harness import (
     Worker,
     checksums,
+    close_amid,
     collect,
     descriptors,
     exit_code,
@@ -327,31 +329,12 @@ def close_races_runs_and_hangs_nobody() -> None:
         before = descriptors()
         ring = uring.Ring(4)
         buffer = bytearray(8)
-        going = threading.Barrier(4)
 
-        def work(
-            make: Make,
-            ring: uring.Ring = ring,
-            buffer: bytearray = buffer,
-            going: threading.Barrier = going,
-        ) -> None:
-            going.wait()
-            while True:
-                _close_results(ring.run(make(inlet, buffer)))
+        def work(make: Make, ring: uring.Ring = ring, buffer: bytearray = buffer) -> None:
+            _close_results(ring.run(make(inlet, buffer)))
 
         makes: list[Make] = [_hanging, _opens, _opens]
-        threads = [Worker(work, make) for make in makes]
-        for thread in threads:
-            thread.start()
-        going.wait()
-        time.sleep(dice.random() / 200)  # any moment will do
-        started = time.monotonic()
-        ring.close()
-        assert time.monotonic() - started < 1
-        for thread in threads:
-            join(thread, 3)
-        caught = [thread.error for thread in threads]
-        assert {type(error) for error in caught} == {uring.RingClosedError}, caught
+        close_amid(ring, [partial(work, make) for make in makes], dice.random() / 200)
         assert ring.in_flight == 0
         buffer.append(0)
         assert descriptors() == before, descriptors() ^ before

@@ -11,12 +11,14 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from hostile_harness import (
     Worker,
     checksums,
+    close_amid,
     descriptors,
     drain,
     exit_code,
@@ -214,27 +216,14 @@ def close_races_submitters_and_leaves_nothing() -> None:
     sys.setswitchinterval(1e-6)
     for _ in range(60):
         ring = uring.Ring(16)
-        going = threading.Barrier(4)
 
-        def work(ring: uring.Ring = ring, going: threading.Barrier = going) -> None:
-            going.wait()
-            while True:
-                with suppress(uring.SubmissionQueueFull):
-                    ring.queue(uring.Nop())
-                ring.submit()
-                ring.copy_cqes()
+        def work(ring: uring.Ring = ring) -> None:
+            with suppress(uring.SubmissionQueueFull):
+                ring.queue(uring.Nop())
+            ring.submit()
+            ring.copy_cqes()
 
-        threads = [Worker(work) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        going.wait()
-        started = time.monotonic()
-        ring.close()
-        assert time.monotonic() - started < 1, "close() waited for what was never submitted"
-        for thread in threads:
-            join(thread)
-        caught = [thread.error for thread in threads]
-        assert {type(error) for error in caught} == {uring.RingClosedError}, caught
+        close_amid(ring, [work] * 3)
         assert ring.in_flight == 0
 
 
@@ -244,21 +233,7 @@ def close_races_waiters_and_hangs_nobody() -> None:
     sys.setswitchinterval(1e-6)
     for _ in range(150):
         ring = uring.Ring(4)
-        going = threading.Barrier(4)
-
-        def work(ring: uring.Ring = ring, going: threading.Barrier = going) -> None:
-            going.wait()
-            with suppress(uring.RingClosedError):
-                while True:
-                    ring.copy_cqes(wait_nr=1)
-
-        threads = [threading.Thread(target=work) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        going.wait()
-        ring.close()
-        for thread in threads:
-            join(thread, 2)
+        close_amid(ring, [partial(ring.copy_cqes, wait_nr=1)] * 3)
 
 
 @program

@@ -1,12 +1,44 @@
 """What the tests of several modules use and no fixture can give, for it is needed as they load."""
 
 import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 
 import uring
+
+HOSTILE: Final = Path(__file__).resolve().parent.parent / "hostile"
+_SECONDS: Final = 300  # beyond the limit that a hostile program has by itself
+_FORKING: Final = "ignore:This process (pid=:DeprecationWarning"
+"""From 3.15 on os.fork() warns of the harness's watchdog, which is a thread, if not Python's."""
+
+
+def run_hostile(
+    module: str, name: str, *, warnings: str = "error", says: str = "", code: int = 0
+) -> str:
+    """
+    Run a hostile program to its end, which must be with exit code `code`; gives what it printed.
+
+    `says` is what its standard error must have, and "" is nothing at all.
+    """
+    options = ("-X", "faulthandler", f"-W{warnings}", f"-W{_FORKING}")
+    command = [sys.executable, *options, f"hostile_{module}.py", name]
+    # Files, not pipes: a child of the program that hangs would hold those open.
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        ended = subprocess.run(
+            command, cwd=HOSTILE, timeout=_SECONDS, stdout=out, stderr=err, check=False
+        )
+        out.seek(0)
+        err.seek(0)
+        stdout, stderr = out.read(), err.read()
+    assert ended.returncode == code, stdout + stderr
+    assert (says in stderr) if says else stderr == "", stdout + stderr
+    return stdout
 
 
 class Wrapper:
