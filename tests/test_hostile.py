@@ -242,9 +242,9 @@ def test_wait_that_begins_during_a_close_is_refused() -> None:
     _run("threads", "wait_that_begins_during_a_close_is_refused")
 
 
-def test_two_threads_close_at_once() -> None:
+def test_eight_threads_close_at_once() -> None:
     """close() by eight threads at once closes the ring once, and raises in none."""
-    _run("threads", "two_threads_close_at_once")
+    _run("threads", "eight_threads_close_at_once")
 
 
 def test_wrong_thread_is_told() -> None:
@@ -458,7 +458,7 @@ def test_child_reads_its_lease_and_disturbs_nobody() -> None:
 
 
 def test_child_exits_with_leases_and_streams() -> None:
-    """A child that ends by itself, with leases and a stream alive, says nothing and hangs not."""
+    """A child that ends by itself, with leases and a stream alive: no word, and no wait."""
     _run("buffers", "child_exits_with_leases_and_streams", warnings="ignore")
 
 

@@ -64,7 +64,7 @@ class Shortage:
         faults.faults_plan_allocations(first, count)
 
     def __str__(self) -> str:
-        return f"allocation {self.first}and {self.count - 1} more"
+        return f"allocation {self.first} and {self.count - 1} more"
 
     def memory(self, size: int = 64) -> Memory:
         """Memory that must be gone in the end, and not before its operation has ended."""

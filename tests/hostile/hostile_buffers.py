@@ -434,7 +434,7 @@ def child_reads_its_lease_and_disturbs_nobody() -> None:
 
 @program
 def child_exits_with_leases_and_streams() -> None:
-    """A child that ends by itself, with leases and a stream alive, says nothing and hangs not."""
+    """A child that ends by itself, with leases and a stream alive: no word, and no wait."""
     case = Case()
     held = case.receive()
     stream = case.ring.stream(RecvMultishot(case.ours, case.group))

@@ -33,6 +33,11 @@ PROGRAMS: Final = str(Path(__file__).resolve().parent)
 PACKAGE: Final = str(Path(uring.__file__).resolve().parent)
 """The folders of these programs, and of what they try."""
 
+
+class Tracked(bytearray):
+    """A bytearray that can be referred to weakly."""
+
+
 _programs: Final[dict[str, Callable[[], None]]] = {}
 
 

@@ -17,7 +17,16 @@ from pathlib import Path
 from types import CodeType, FrameType, TracebackType
 from typing import Any, ClassVar, Self
 
-from hostile_harness import descriptors, drain, join, main, once, program, settled_descriptors
+from hostile_harness import (
+    Tracked,
+    descriptors,
+    drain,
+    join,
+    main,
+    once,
+    program,
+    settled_descriptors,
+)
 
 import uring
 
@@ -232,10 +241,6 @@ def _cut_off_in(account: Account, function: str) -> None:
         sys.settrace(old)
 
 
-class _Tracked(bytearray):
-    """A bytearray that can be referred to weakly."""
-
-
 @program
 def handler_queues_a_silent_chain_of_the_same_number() -> None:
     """A handler's chain with CQE_SKIP_SUCCESS keeps its memory, whatever number is being queued."""
@@ -243,10 +248,10 @@ def handler_queues_a_silent_chain_of_the_same_number() -> None:
     def attempt(place: int) -> Strike:
         inlet, outlet = os.pipe()
         ring = uring.Ring(8)
-        alive: list[weakref.ref[_Tracked]] = []
+        alive: list[weakref.ref[Tracked]] = []
 
         def queue_chain() -> None:
-            buffer = _Tracked(8)
+            buffer = Tracked(8)
             silent = uring.Read(inlet, buffer, flags=uring.SQEFlags.CQE_SKIP_SUCCESS)
             with suppress(ValueError):  # it may be refused: the number is pending
                 ring.queue_all(uring.link(silent, uring.Nop(user_data=5)))

@@ -11,6 +11,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from hostile_harness import (
+    Tracked,
     collect,
     drain,
     exit_code,
@@ -31,20 +32,16 @@ if TYPE_CHECKING:
 IN_USE = "in use"
 
 
-class _Tracked(bytearray):
-    pass
-
-
-def _read(ring: uring.Ring, number: int) -> "tuple[weakref.ref[_Tracked], int]":
+def _read(ring: uring.Ring, number: int) -> "tuple[weakref.ref[Tracked], int]":
     """Submit a read of an empty pipe: its buffer, and where to write so that it completes."""
     inlet, outlet = os.pipe()
-    buffer = _Tracked(4096)
+    buffer = Tracked(4096)
     ring.queue(uring.Read(inlet, buffer, user_data=number))
     ring.submit()
     return weakref.ref(buffer), outlet
 
 
-def _is_whole(ring: uring.Ring, reads: "list[tuple[weakref.ref[_Tracked], int]]") -> None:
+def _is_whole(ring: uring.Ring, reads: "list[tuple[weakref.ref[Tracked], int]]") -> None:
     """Assert that these reads, all that the ring has, hold their memory until they end."""
     time.sleep(0.02)  # nothing tells that a completion that must not come does not come
     ring.copy_cqes()

@@ -271,7 +271,7 @@ def wait_that_begins_during_a_close_is_refused() -> None:
 
 
 @program
-def two_threads_close_at_once() -> None:
+def eight_threads_close_at_once() -> None:
     """close() by eight threads at once closes the ring once, and raises in none."""
     for _ in range(50):
         before = descriptors()

@@ -41,6 +41,10 @@ def run_hostile(
     return stdout
 
 
+class Tracked(bytearray):
+    """A bytearray that can be referred to weakly."""
+
+
 class Wrapper:
     """Something with a fileno() and nothing else."""
 
