@@ -7,7 +7,6 @@ beside a plain list of what they should be.
 """
 
 import contextlib
-import gc
 import struct
 from typing import Any, Final
 
@@ -166,6 +165,4 @@ def one_input(encoded: bytes) -> None:
 
 
 if __name__ == "__main__":
-    gc.collect()
-    gc.freeze()
     run(one_input)

@@ -316,6 +316,4 @@ def one_input(encoded: bytes) -> None:
 
 
 if __name__ == "__main__":
-    gc.collect()
-    gc.freeze()  # what is there stays, and need not be looked at for each input
     run(one_input)

@@ -224,8 +224,7 @@ static void provide(void)
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
     static void (*const subjects[])(void) = {widen, increasing, encode, provide};
-    input_at = bytes;
-    input_left = size;
+    begin_input(bytes, size);
     subjects[take8() % 4]();
     return 0;
 }

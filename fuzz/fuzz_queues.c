@@ -514,8 +514,7 @@ static void drive(void)
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
-    input_at = bytes;
-    input_left = size;
+    begin_input(bytes, size);
     memset(&test, 0, sizeof test);
     memset(&kernel, 0, offsetof(struct kernel, operations));
     kernel.operation_count = kernel.taken_count = kernel.request_count = 0;

@@ -432,8 +432,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
         HOLDS(pthread_create(&thread, NULL, drive_inputs, NULL) == 0);
     }
     remember(bytes, size);
-    input_at = bytes;
-    input_left = size;
+    begin_input(bytes, size);
     sem_post(&is_given);
     while (sem_wait(&is_done) < 0)
         ;

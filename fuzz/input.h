@@ -14,6 +14,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
 static const uint8_t *input_at;
 static size_t input_left;
 
+static void begin_input(const uint8_t *bytes, size_t size)
+{
+    input_at = bytes;
+    input_left = size;
+}
+
 static uint8_t take8(void)
 {
     if (input_left == 0)

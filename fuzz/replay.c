@@ -7,15 +7,14 @@ int main(int count, char **names)
     for (int i = 1; i < count; i++) {
         static uint8_t bytes[1 << 16];
         FILE *file = fopen(names[i], "rb");
-        size_t size, room;
+        size_t size;
         uint8_t *exact;
         if (file == NULL) {
             perror(names[i]);
             return 1;
         }
-        room = fread(bytes, 1, sizeof bytes, file);
+        size = fread(bytes, 1, sizeof bytes, file);
         fclose(file);
-        size = room;
         exact = malloc(size + 1); /* so that AddressSanitizer sees its end */
         if (exact == NULL)
             return 1;

@@ -305,6 +305,8 @@ def small_descriptors() -> list[int]:
 
 def run(one: Callable[[bytes], None]) -> None:
     """Fuzz, or with `--replay` run each input in the files and folders that are named."""
+    gc.collect()
+    gc.freeze()  # what is there stays, and need not be looked at for each input
     if not IS_REPLAY:
         ATHERIS.Setup(sys.argv, one)
         ATHERIS.Fuzz()

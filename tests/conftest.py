@@ -78,6 +78,16 @@ def ring(ring_refusal: str, request: pytest.FixtureRequest) -> Iterator[uring.Ri
         yield made
 
 
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Have no ring cancel anything, nor wait long for it; give what is kept for ever instead."""
+    made: list[object] = []
+    monkeypatch.setattr(uring.Ring, "_cancel_all", lambda _: None)
+    monkeypatch.setattr(uring._teardown, "CLOSE_SECONDS", 0.05)
+    monkeypatch.setattr(uring._teardown, "keep_for_ever", made.append)
+    return made
+
+
 class Drive:
     """A ring with what most tests of operations do: run some, and look at what comes."""
 

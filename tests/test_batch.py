@@ -14,6 +14,7 @@ import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shared import Tracked
 
 import uring
 from uring import (
@@ -57,10 +58,6 @@ def records(batch: Batch) -> list[SQE]:
     """The same, read back."""
     encoded = raw(batch)
     return [SQE.decode(encoded[start : start + 64]) for start in range(0, len(encoded), 64)]
-
-
-class Tracked(bytearray):
-    """A bytearray that can be referred to weakly."""
 
 
 class Wrapper:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import pytest
+from shared import in_child
 
 import uring
 from uring import (
@@ -1012,17 +1013,6 @@ else:
 
 
 # ---- forks ----
-
-
-def in_child(look: Callable[[], bool], fork: Callable[[], int] = os.fork) -> bool:
-    """What `look` says in the child of a fork."""
-    pid = fork()
-    if pid == 0:
-        try:
-            os._exit(0 if look() else 1)
-        finally:
-            os._exit(2)
-    return os.waitpid(pid, 0)[1] == 0
 
 
 def test_child_of_a_fork_that_python_did_not_make_forgets_the_ring(

@@ -17,6 +17,7 @@ import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared import Wrapper
 
 import uring
 from uring.flags import SQEFlags, TimeoutFlags
@@ -45,17 +46,6 @@ def any_listener(
         sock.bind(address)
         sock.listen()
         yield sock
-
-
-class Wrapper:
-    """Something with a fileno() and nothing else."""
-
-    def __init__(self, fd: Any) -> None:
-        self.fd = fd
-
-    def fileno(self) -> Any:
-        """The descriptor."""
-        return self.fd
 
 
 # ---- every class: how it names a file ----

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import attrs
 import pytest
+from shared import Wrapper
 
 import uring
 from uring import Opcode
@@ -24,17 +25,6 @@ FIXED: Final = uring.Fixed(9)
 def nonzero(op: uring.Operation) -> dict[str, Any]:
     """The fields of the encoded record that are not 0."""
     return {name: number for name, number in attrs.asdict(op.sqe()).items() if number}
-
-
-class Wrapper:
-    """Something with a fileno() and nothing else."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-
-    def fileno(self) -> int:
-        """The descriptor."""
-        return self.fd
 
 
 @pytest.fixture

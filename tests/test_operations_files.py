@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import pytest
+from shared import Wrapper, assert_refused
 
 import uring
 from uring import AUTO, SQE, Fixed, FixedBuffer, Opcode, SQEFlags
@@ -42,17 +43,6 @@ def address_of(buffer: Any) -> int:
 def vectors(address: int, count: int) -> list[tuple[int, int]]:
     """Read an array of struct iovec."""
     return list(struct.iter_unpack("NN", ctypes.string_at(address, 16 * count)))
-
-
-class Wrapper:
-    """Something with a fileno() and nothing else."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-
-    def fileno(self) -> int:
-        """The descriptor."""
-        return self.fd
 
 
 class SomeGroup:
@@ -347,14 +337,7 @@ WRONG: Final[list[Any]] = [
 @pytest.mark.parametrize("make", WRONG)
 def test_wrong_arguments_are_refused_and_nothing_is_queued(ring: uring.Ring, make: Any) -> None:
     """TypeError or ValueError before any C runs, alone and in a batch; the ring is as it was."""
-    op = make()
-    with pytest.raises((TypeError, ValueError)):
-        ring.queue(op)
-    with pytest.raises((TypeError, ValueError)):
-        ring.queue_all([uring.Nop(), op])
-    with pytest.raises((TypeError, ValueError)):
-        uring.Batch([op])
-    assert (ring.sq_ready(), ring.in_flight) == (0, 0)
+    assert_refused(ring, make())
 
 
 @pytest.mark.parametrize("kind", [uring.ReadFixed, uring.WriteFixed])

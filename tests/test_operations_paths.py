@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from shared import Wrapper, assert_refused
 
 import uring
 from uring import AUTO, SQE, Fixed, Opcode, SQEFlags, StatxResult
@@ -45,17 +46,6 @@ def fails(drive: Any) -> Callable[..., None]:
         assert error.filename == (None if filename is None else os.fspath(filename))
 
     return _fails
-
-
-class Wrapper:
-    """Something with a fileno() and nothing else."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-
-    def fileno(self) -> int:
-        """The descriptor."""
-        return self.fd
 
 
 @pytest.fixture
@@ -353,14 +343,7 @@ WRONG: Final[list[Any]] = [
 @pytest.mark.parametrize("make", WRONG)
 def test_wrong_arguments_are_refused_and_nothing_is_queued(ring: uring.Ring, make: Any) -> None:
     """TypeError or ValueError before any C runs, alone and in a batch; the ring is as it was."""
-    op = make()
-    with pytest.raises((TypeError, ValueError)):
-        ring.queue(op)
-    with pytest.raises((TypeError, ValueError)):
-        ring.queue_all([uring.Nop(), op])
-    with pytest.raises((TypeError, ValueError)):
-        uring.Batch([op])
-    assert (ring.sq_ready(), ring.in_flight) == (0, 0)
+    assert_refused(ring, make())
 
 
 # ---- all of them: where the path starts, and which file an error names ----

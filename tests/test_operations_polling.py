@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import attrs
 import pytest
+from shared import Wrapper
 
 import uring
 from uring import EpollOp, _memory, _structures
@@ -30,17 +31,6 @@ def nonzero(op: uring.Operation) -> dict[str, Any]:
 def shown(cqe: uring.CQE) -> tuple[int, int, int]:
     """What a completion has."""
     return cqe.user_data, cqe.res, cqe.flags
-
-
-class Wrapper:
-    """Something with a fileno() and nothing else."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-
-    def fileno(self) -> int:
-        """The descriptor."""
-        return self.fd
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import attrs
 import pytest
+from shared import Wrapper
 
 import uring
 from uring import _memory
@@ -17,17 +18,6 @@ from uring.flags import SQEFlags
 
 Pipe = tuple[int, int]
 BUFFER: Final = bytearray(64)
-
-
-class Wrapper:
-    """Something with a fileno() and nothing else."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-
-    def fileno(self) -> int:
-        """The descriptor."""
-        return self.fd
 
 
 class Owner(Wrapper):

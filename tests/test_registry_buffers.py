@@ -377,13 +377,9 @@ def test_memory_in_use_is_held_until_the_ring_is_closed(ring: Ring, pipe: tuple[
 
 
 def test_memory_that_cannot_be_taken_back_is_kept_for_ever(
-    ring: Ring, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    ring: Ring, pipe: tuple[int, int], kept: list[object]
 ) -> None:
     """When closing cannot end what is in flight, registered memory is kept as well."""
-    kept: list[object] = []
-    monkeypatch.setattr(Ring, "_cancel_all", lambda _: None)
-    monkeypatch.setattr(uring._teardown, "CLOSE_SECONDS", 0.05)
-    monkeypatch.setattr(uring._teardown, "keep_for_ever", kept.append)
     first, second = bytearray(8), bytearray(8)
     buffers = ring.register_buffers([first, second])
     ring.queue(raw(pipe[0], buffers[0]))

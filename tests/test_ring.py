@@ -1076,13 +1076,9 @@ def test_close_falls_back_to_cancelling_one_by_one(
 
 
 def test_what_cannot_be_taken_back_is_kept_and_said(
-    ring: Ring, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    ring: Ring, pipe: tuple[int, int], kept: list[object]
 ) -> None:
     """When the time to close is over, the memory is kept for ever, with a RuntimeWarning."""
-    kept: list[object] = []
-    monkeypatch.setattr(Ring, "_cancel_all", lambda _: None)
-    monkeypatch.setattr(uring._teardown, "CLOSE_SECONDS", 0.05)
-    monkeypatch.setattr(uring._teardown, "keep_for_ever", kept.append)
     buffer = bytearray(1)
     ring.queue(Read(pipe[0], buffer))
     ring.submit()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import pytest
+from shared import Tracked
 
 import uring
 from uring import (
@@ -73,10 +74,6 @@ def _stdin_stays() -> Iterator[None]:
     yield
     os.dup2(kept, 0)
     os.close(kept)
-
-
-class Tracked(bytearray):
-    """A bytearray that can be referred to weakly."""
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import mmap
 import os
 import platform
 import re
-import struct
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -155,14 +154,11 @@ def test_attached_rings_are_not_restricted(file: int) -> None:
 
 
 UNSEEN: Final = """
-import ctypes, os, struct, sys, uring
-path, program = sys.argv[1], bytes.fromhex(sys.argv[2])
+import errno, os, sys, uring
+from fault_filters import refuse
+path, openat = sys.argv[1], int(sys.argv[2])
 with uring.Ring(2) as ring:
-    memory = ctypes.create_string_buffer(program)
-    argument = struct.pack("@HxxxxxxP", len(program) // 8, ctypes.addressof(memory))
-    libc = ctypes.CDLL(None)
-    assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
-    assert libc.prctl(22, 2, argument, 0, 0) == 0  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+    refuse(openat, errno.EPERM)
     try:
         os.open(path, os.O_RDONLY)
     except PermissionError:
@@ -190,13 +186,13 @@ def test_seccomp_filters_do_not_see_operations(tmp_path: Path) -> None:
     """Where openat(2) is EPERM, Openat opens the file all the same."""
     path = tmp_path / "file"
     path.write_bytes(CONTENT)
-    program = [
-        (0x20, 0, 0, 0),  # load the number of the system call
-        (0x15, 0, 1, OPENAT[platform.machine()]),
-        (0x06, 0, 0, 0x0005_0000 | errno.EPERM),  # SECCOMP_RET_ERRNO
-        (0x06, 0, 0, 0x7FFF_0000),  # SECCOMP_RET_ALLOW
-    ]
-    packed = b"".join(struct.pack("=HBBI", *each) for each in program)
-    command = [sys.executable, "-W", "error", "-c", UNSEEN, str(path), packed.hex()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    command = [sys.executable, "-W", "error", "-c", UNSEEN, str(path)]
+    done = subprocess.run(
+        [*command, str(OPENAT[platform.machine()])],
+        cwd=Path(__file__).parent / "faults",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert (done.stdout, done.stderr) == (f"refused\n{CONTENT.decode()}\n", "")

@@ -730,6 +730,31 @@ def test_mixed_wait_counts_completions_not_places(flags: SetupFlags, wait_nr: in
             assert {cqe.big_cqe for cqe in taken} == {(turn, turn + 1)}
 
 
+@pytest.mark.parametrize("is_registered", [False, True], ids=["min_timeout", "registered"])
+@pytest.mark.parametrize("flags", [F(0), DEFERRED], ids=named)
+def test_mixed_wait_with_more_to_it_counts_completions_not_places(
+    flags: SetupFlags, *, is_registered: bool
+) -> None:
+    """With a minimum time, or with registered arguments, a wait for N big ones gets all N, too."""
+    read, write = os.pipe()
+    with Ring(8, flags=F.CQE_MIXED | F.R_DISABLED | flags, cq_entries=8) as ring:
+        region = ring.register_wait_region()
+        ring.enable()
+        region[0].set(timeout=2, min_timeout=2)
+        ring.queue_all(link(Read(read, bytearray(1)), *(nop32(1, n) for n in range(6))))
+        ring.submit()
+        writing = threading.Timer(0.05, os.write, (write, b"x"))
+        writing.start()
+        if is_registered:
+            taken = ring.copy_cqes(wait_nr=7, timeout=region[0])
+        else:
+            taken = ring.copy_cqes(wait_nr=7, timeout=2, min_timeout=2)
+        writing.join()
+        assert len(taken) == 7
+    os.close(read)
+    os.close(write)
+
+
 def test_mixed_count_has_each_completion_once() -> None:
     """Where the tail has passed a full queue by one, its first completion does not count twice."""
     with Ring(4, flags=F.CQE_MIXED, cq_entries=4) as ring:

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import pytest
+from fault_filters import ask
+from shared import in_child
 
 import uring
 from uring import Nop, Opcode, PollAdd, Read, Ring, SetupFlags, Timeout
@@ -69,17 +71,6 @@ class Call(threading.Thread):
         self.join(SECONDS)
         assert not self.is_alive()
         return self.answer
-
-
-def in_child(look: Callable[[], bool]) -> bool:
-    """What `look` says in the child of a fork."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os._exit(0 if look() else 1)
-        finally:
-            os._exit(2)
-    return os.waitpid(pid, 0)[1] == 0
 
 
 @contextlib.contextmanager
@@ -397,34 +388,8 @@ def test_flags_of_the_cq_are_not_written_where_there_are_none() -> None:
 # something where a thread has made up its mind and the kernel has not seen it yet, and can have a
 # call fail as it seldom does by itself. A filter is for one thread, and ends with it.
 ENTER: Final = 426  # on every architecture but alpha
-_SECCOMP: Final = {"x86_64": 317, "aarch64": 277}.get(os.uname().machine, -1)
-_PR_SET_NO_NEW_PRIVS: Final = 38
-_SET_MODE_FILTER, _NEW_LISTENER = 1, 8
-_LOAD, _EQUAL, _ANSWER = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
-_ALLOW, _ASK = 0x7FFF0000, 0x7FC00000  # SECCOMP_RET_ALLOW, SECCOMP_RET_USER_NOTIF
 _RECEIVE, _SEND = 0xC0502100, 0xC0182101  # SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND
 _GO_ON: Final = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
-
-
-def _listener() -> int:
-    """Have this thread ask before each enter: the descriptor to be asked by."""
-    steps = [
-        (_LOAD, 0, 0, 0),
-        (_EQUAL, 0, 1, ENTER),
-        (_ANSWER, 0, 0, _ASK),
-        (_ANSWER, 0, 0, _ALLOW),
-    ]
-    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
-    program = ctypes.create_string_buffer(
-        struct.pack("@HP", len(steps), ctypes.addressof(code))  # struct sock_fprog
-    )
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    place = ctypes.c_void_p(ctypes.addressof(program))
-    fd = int(libc.syscall(_SECCOMP, _SET_MODE_FILTER, _NEW_LISTENER, place))
-    if fd < 0:
-        raise OSError(ctypes.get_errno(), "seccomp")
-    return fd
 
 
 class HeldCall(threading.Thread):
@@ -439,7 +404,7 @@ class HeldCall(threading.Thread):
 
     def run(self) -> None:
         """Make it."""
-        self._fd = _listener()
+        self._fd = ask(ENTER)
         self._ready.set()
         self.answer = self._call(*self._arguments)
 

@@ -305,6 +305,23 @@ static int wait_enter(struct uring *ring, uint32_t count, int64_t deadline_ns, u
 }
 
 /*
+ * How many CQEs are there beyond `start`, for one who waits for `wait_nr`: what is in the CQ goes
+ * to the inbox where it may keep out what is waited for. The caller holds `cq_lock`.
+ */
+static uint32_t ready_for_wait(struct uring *ring, uint64_t start, uint32_t wait_nr)
+{
+    uint32_t ready;
+    if (ring->setup_flags & SETUP_IOPOLL) /* which looks for more only when the CQ is empty */
+        cq_take(ring, ring->cq_entries);
+    ready = cq_ready(ring, start);
+    if (ready < wait_nr && ring->is_mixed) { /* as many may not fit in it, but in the inbox */
+        cq_take(ring, ring->cq_entries);
+        ready = cq_ready(ring, start);
+    }
+    return ready;
+}
+
+/*
  * One wait for `wait_nr` CQEs beyond `start`: 0 when they are there, EINTR or EAGAIN when the
  * caller should look around (signals, a closing ring) and come again, ETIME when the deadline
  * (CLOCK_MONOTONIC, -1 for none) has passed. Never a loop in here: only the caller can run Python's
@@ -328,13 +345,7 @@ static int wait_cqes(struct uring *ring, uint64_t start, uint32_t wait_nr, int64
         uring_part(ring);
         return -EAGAIN;
     }
-    if (ring->setup_flags & SETUP_IOPOLL) /* which looks for more only when the CQ is empty */
-        cq_take(ring, ring->cq_entries);
-    ready = cq_ready(ring, start);
-    if (ready < wait_nr && ring->is_mixed) { /* as many may not fit in it, but in the inbox */
-        cq_take(ring, ring->cq_entries);
-        ready = cq_ready(ring, start);
-    }
+    ready = ready_for_wait(ring, start, wait_nr);
     if (ready < wait_nr)
         count = wait_begin(ring, wait_nr - ring->inbox_count);
     pthread_mutex_unlock(&ring->cq_lock);

@@ -102,9 +102,7 @@ static int wait_until(struct uring *ring, uint64_t start, uint32_t wait_nr,
         uring_part(ring);
         return -EAGAIN;
     }
-    if (ring->setup_flags & SETUP_IOPOLL)
-        cq_take(ring, ring->cq_entries);
-    ready = cq_ready(ring, start);
+    ready = ready_for_wait(ring, start, goal);
     if (ready < goal)
         count = wait_begin(ring, goal - ring->inbox_count);
     pthread_mutex_unlock(&ring->cq_lock);

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import fault_harness as harness
 import pytest
+from fault_common import pipe
 from fault_harness import Call, Fault, Flow, also, scenario
 from hostile_harness import until
 
@@ -221,8 +222,7 @@ def queue_refused(flow: Flow) -> None:
 @scenario
 def wait_kinds(flow: Flow) -> None:
     """Waits that end by time, with a minimum time, and for what another thread brings."""
-    read, write = os.pipe()
-    with flow.ring(4) as ring:
+    with pipe() as (read, write), flow.ring(4) as ring:
         ring.queue(Read(read, flow.memory(8), offset=-1))
         flow.submit(ring)
         assert not flow.attempt(lambda: ring.copy_cqes(wait_nr=1, timeout=0.002))
@@ -230,8 +230,6 @@ def wait_kinds(flow: Flow) -> None:
         flow.times_out(lambda: ring.copy_cqe(timeout=0.002))
         os.write(write, b"12345678")
         flow.reap(ring, 1)
-    os.close(read)
-    os.close(write)
 
 
 @scenario
@@ -252,8 +250,7 @@ def wait_registered(flow: Flow) -> None:
 @scenario
 def wait_without_ext_arg(flow: Flow) -> None:
     """The way of kernels before 5.11, which polls."""
-    read, write = os.pipe()
-    with flow.ring(4) as ring:
+    with pipe() as (read, write), flow.ring(4) as ring:
         ring._shim.features &= ~int(uring.Features.EXT_ARG)
         ring.queue(Read(read, flow.memory(8), offset=-1))
         flow.submit(ring)
@@ -263,8 +260,6 @@ def wait_without_ext_arg(flow: Flow) -> None:
         flow.attempt(lambda: ring.submit_and_wait(2, timeout=0.003))
         os.write(write, b"12345678")
         flow.reap(ring, 2)
-    os.close(read)
-    os.close(write)
 
 
 # ---- batches and streams ----
@@ -292,8 +287,7 @@ def run_batches(flow: Flow) -> None:
 @scenario
 def run_cut_short(flow: Flow) -> None:
     """A batch whose time is over: what is in flight is cancelled and waited for."""
-    read, write = os.pipe()
-    with flow.ring(4) as ring:
+    with pipe() as (read, _), flow.ring(4) as ring:
         batch = Batch([Read(read, flow.memory(8), offset=-1) for _ in range(6)])
         try:
             ring.run(batch, timeout=0.002)
@@ -306,8 +300,6 @@ def run_cut_short(flow: Flow) -> None:
         flow.attempt(lambda: ring.run([Nop()]))
         assert ring.in_flight == 0 or flow.fault.count > 1
         flow.end()
-    os.close(read)
-    os.close(write)
 
 
 @scenario
@@ -473,8 +465,7 @@ def register_restrictions(flow: Flow) -> None:
 @scenario
 def register_messages(flow: Flow) -> None:
     """Messages to another ring, by a call and by an operation; cancelling by a call."""
-    read, write = os.pipe()
-    with flow.ring(4) as ring, flow.ring(4) as target:
+    with pipe() as (read, _), flow.ring(4) as ring, flow.ring(4) as target:
         flow.attempt(lambda: ring.send_message(target, target_user_data=5, target_res=7))
         assert flow.reap(target, 1)[0].res == 7
         ring.queue(uring.MsgRing(target, target_user_data=6, target_res=8, user_data=1))
@@ -485,8 +476,6 @@ def register_messages(flow: Flow) -> None:
         flow.submit(ring)
         flow.attempt(lambda: ring.cancel(9, timeout=flow.seconds))
         assert flow.reap(ring, 1)[0].res == -125
-    os.close(read)
-    os.close(write)
 
 
 @scenario
@@ -502,8 +491,7 @@ def probing(flow: Flow) -> None:
 @scenario
 def resized(flow: Flow) -> None:
     """A ring whose queues get other sizes while something is in flight, queued and unread."""
-    read, write = os.pipe()
-    with flow.ring(8, flags=DEFER) as ring:
+    with pipe() as (read, write), flow.ring(8, flags=DEFER) as ring:
         number = ring.queue(Read(read, flow.memory(8), offset=-1))
         ring.queue(Nop())
         flow.submit(ring)
@@ -515,14 +503,10 @@ def resized(flow: Flow) -> None:
                 assert ring.closed
                 assert getattr(flow.raised[0], "errno", 0) == errno.ENOTRECOVERABLE
                 flow.is_lost = True
-                os.close(read)
-                os.close(write)
                 return
         flow.submit(ring)
         os.write(write, b"12345678")
         assert number in [cqe.user_data for cqe in flow.reap(ring, 3)]
-    os.close(read)
-    os.close(write)
 
 
 @scenario
@@ -553,8 +537,11 @@ def resized_in_vain(flow: Flow) -> None:
 @scenario
 def closed_in_flight(flow: Flow) -> None:
     """A ring that is closed with all sorts of things in flight, queued and unread."""
-    read, write = os.pipe()
-    with socket.create_server(("127.0.0.1", 0)) as listener, flow.ring(8) as ring:
+    with (
+        pipe() as (read, _),
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        flow.ring(8) as ring,
+    ):
         ring.queue(Read(read, flow.memory(8), offset=-1))
         ring.queue(Nop())
         ring.queue(uring.AcceptMultishot(listener))
@@ -564,8 +551,6 @@ def closed_in_flight(flow: Flow) -> None:
         flow.end()
         ring.close()
         assert (ring.fd, ring.closed) == (-1, True)
-    os.close(read)
-    os.close(write)
 
 
 @scenario
@@ -603,29 +588,24 @@ def closed_unsubmitted(flow: Flow) -> None:
 @scenario
 def closed_by_operations(flow: Flow) -> None:
     """The same where the kernel knows no cancelling by a call."""
-    read, write = os.pipe()
-    with flow.ring(4) as ring:
+    with pipe() as (read, _), flow.ring(4) as ring:
         for _ in range(6):
             ring.queue(Read(read, flow.memory(8), offset=-1))
             flow.submit(ring)
         flow.end()
         with no_sync_cancel():
             ring.close()
-    os.close(read)
-    os.close(write)
 
 
 @scenario
 def dropped_in_flight(flow: Flow) -> None:
     """A ring that is dropped with something in flight."""
-    read, write = os.pipe()
-    ring = flow.ring(8)
-    ring.queue(Read(read, flow.memory(8), offset=-1))
-    flow.submit(ring)
-    flow.end()
-    del ring
-    os.close(read)
-    os.close(write)
+    with pipe() as (read, _):
+        ring = flow.ring(8)
+        ring.queue(Read(read, flow.memory(8), offset=-1))
+        flow.submit(ring)
+        flow.end()
+        del ring
 
 
 @scenario

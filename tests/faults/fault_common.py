@@ -1,5 +1,8 @@
 """What all programs share that run under faults or into limits."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from uring import _running, _streaming, _teardown
@@ -18,6 +21,17 @@ def be_impatient() -> None:
         for name in names:
             assert hasattr(module, name)
             setattr(module, name, 0.3)
+
+
+@contextmanager
+def pipe() -> Iterator[tuple[int, int]]:
+    """Give a pipe as (read end, write end), and close both."""
+    read, write = os.pipe()
+    try:
+        yield read, write
+    finally:
+        os.close(read)
+        os.close(write)
 
 
 class Memory(bytearray):

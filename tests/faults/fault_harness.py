@@ -216,7 +216,7 @@ class Flow:
         self.fault = fault
         self.raised: list[BaseException] = []
         self.numbers: list[int] = []
-        """What has completed, for each time."""
+        """The user_data of what has ended, once for each time that it has."""
         self.watched: list[weakref.ref[Memory]] = []
         self.is_lost = False
         """Whether the fault has cost the ring, with what was in flight."""

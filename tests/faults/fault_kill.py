@@ -100,7 +100,7 @@ def round_of(path: str, flags: int, seed: int, seconds: float) -> int:
 
 
 def main() -> None:
-    """Rounds as many as the command line says; the last line has the figures."""
+    """Play as many rounds as the command line says; the last line has the figures."""
     rounds, seed = int(sys.argv[1]), int(sys.argv[2])
     chance = random.Random(seed)
     total, kinds = 0, [0]

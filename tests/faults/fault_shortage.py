@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from fault_common import Memory, be_impatient
+from fault_common import Memory, be_impatient, pipe
 from fault_harness import (
     EXHAUSTIVE,
     FOREVER,
@@ -64,7 +64,7 @@ class Shortage:
         faults.faults_plan_allocations(first, count)
 
     def __str__(self) -> str:
-        return f"allocation {self.first}and {self.count - 1} more"
+        return f"allocation {self.first} and {self.count - 1} more"
 
     def memory(self, size: int = 64) -> Memory:
         """Memory that must be gone in the end, and not before its operation has ended."""
@@ -181,8 +181,7 @@ def queue(flow: Shortage) -> None:
 @scenario
 def pins(flow: Shortage) -> None:
     """Memory in flight that nobody else holds stays until its completion, and no longer."""
-    read, write = os.pipe()
-    with flow.ring(4) as ring:
+    with pipe() as (read, write), flow.ring(4) as ring:
         for way in (ring.submit, lambda: ring.submit_and_wait(0), ring.submit_and_wait):
             ring.queue(Read(read, flow.memory(), offset=-1))
             waits = way == ring.submit_and_wait
@@ -197,8 +196,6 @@ def pins(flow: Shortage) -> None:
             cqe = flow.short(lambda: ring.copy_cqe(timeout=SECONDS), ring.cq_ready)
             assert (cqe.res, type(cqe.op)) == (64, Read)
             assert not any(map(any, canaries))
-    os.close(read)
-    os.close(write)
 
 
 @scenario
@@ -281,8 +278,7 @@ def run(flow: Shortage) -> None:
 @scenario
 def run_cut_short(flow: Shortage) -> None:
     """A batch whose time is over."""
-    read, write = os.pipe()
-    with flow.ring(4) as ring:
+    with pipe() as (read, _), flow.ring(4) as ring:
         ops = [Read(read, flow.memory(), offset=-1) for _ in range(2)]
 
         def timed() -> bool:
@@ -295,8 +291,6 @@ def run_cut_short(flow: Shortage) -> None:
         assert flow.short(timed)
         until(lambda: ring.in_flight == 0)  # what was cut off is cancelled by who comes next
         assert ring.run([Nop()])[0].res == 0
-    os.close(read)
-    os.close(write)
 
 
 @scenario
@@ -317,8 +311,7 @@ def stream(flow: Shortage) -> None:
 @scenario
 def begin_stream(flow: Shortage) -> None:
     """A stream that is begun: refused, nothing of it is left behind that is not in flight."""
-    read, write = os.pipe()
-    with flow.ring(4) as ring:
+    with pipe() as (read, write), flow.ring(4) as ring:
         poll = flow.short(lambda: ring.stream(uring.PollMultishot(read)))
         os.write(write, b"x")
         assert poll.take(timeout=SECONDS) is not None
@@ -327,8 +320,6 @@ def begin_stream(flow: Shortage) -> None:
         while ring.in_flight:  # of the one whose stream could not be made
             ring.submit()
             ring.copy_cqes(wait_nr=1, timeout=SECONDS)
-    os.close(read)
-    os.close(write)
 
 
 @scenario

@@ -20,6 +20,8 @@ from hostile_harness import (
     collect,
     descriptors,
     drain,
+    exit_code,
+    forked,
     join,
     main,
     program,
@@ -27,7 +29,7 @@ from hostile_harness import (
     settled_descriptors,
     until,
 )
-from hostile_interrupt import Strike, sweep, told
+from hostile_interrupt import Strike, interrupt, sweep
 
 import uring
 from uring import RecvMultishot, RecvSelect, StreamEnd
@@ -57,10 +59,6 @@ class Precise(Strike):
         self._left = None  # a frame holds leases
 
 
-def _raise_interrupt() -> None:
-    raise KeyboardInterrupt
-
-
 def _quietly(unraisable: "sys.UnraisableHookArgs") -> None:
     """Pass over the interrupts of finalizers, and what is dropped open because of one."""
     if not isinstance(unraisable.exc_value, KeyboardInterrupt | ResourceWarning):
@@ -77,13 +75,11 @@ def _attempt(body: Callable[["Case"], None]) -> Callable[[int], Strike]:
 
     def attempt(place: int) -> Strike:
         case = Case()
-        strike = Precise(place, _raise_interrupt)
+        strike = Precise(place, interrupt)
         try:
             with suppress(KeyboardInterrupt), strike:
                 body(case)
             case.settle()
-        except BaseException as error:
-            raise told(error, strike) from error
         finally:
             case.end()
         return strike
@@ -182,7 +178,7 @@ def ctrl_c_around_incremental_groups() -> None:
         ring = uring.Ring(8)
         ours, theirs = socket.socketpair()
         group = ring.register_buffer_ring(2, size=16, incremental=True)
-        strike = Precise(place, _raise_interrupt)
+        strike = Precise(place, interrupt)
 
         def look(timeout: float) -> None:
             assert [cqe.result() for cqe in ring.copy_cqes(wait_nr=1, timeout=timeout)]
@@ -207,8 +203,6 @@ def ctrl_c_around_incremental_groups() -> None:
                 ring.submit()
                 rest += bytes(ring.copy_cqe(timeout=5).result())
             assert group.inside == 2
-        except BaseException as error:
-            raise told(error, strike) from error
         finally:
             ring.close()
             ours.close()
@@ -234,7 +228,7 @@ def ctrl_c_around_groups() -> None:
 
     def attempt(place: int) -> Strike:
         case = Case()
-        strike = Precise(place, _raise_interrupt)
+        strike = Precise(place, interrupt)
         try:
             with suppress(KeyboardInterrupt), strike:
                 body(case)
@@ -243,8 +237,6 @@ def ctrl_c_around_groups() -> None:
                 assert group.closed
             case.kept.clear()
             case.settle()
-        except BaseException as error:
-            raise told(error, strike) from error
         finally:
             case.end()
         return strike
@@ -260,7 +252,7 @@ def ctrl_c_around_puts() -> None:
         ring = uring.Ring(8)
         ours, theirs = socket.socketpair()
         group = ring.register_send_buffer_ring(4, size=8)
-        strike = Precise(place, _raise_interrupt)
+        strike = Precise(place, interrupt)
 
         def send_all() -> None:
             drain(ring)
@@ -282,8 +274,6 @@ def ctrl_c_around_puts() -> None:
                     group.put(b"%d" % count)
                 refused(BufferError, "all 4 buffers", lambda: group.put(b"x"))
                 send_all()
-        except BaseException as error:
-            raise told(error, strike) from error
         finally:
             ring.close()
             ours.close()
@@ -302,7 +292,7 @@ def ctrl_c_around_streams() -> None:
             ring = uring.Ring(8)
             before = descriptors()
             clients = [socket.create_connection(server.getsockname()) for _ in range(3)]
-            strike = Precise(place, _raise_interrupt)
+            strike = Precise(place, interrupt)
             taken: list[int] = []
             try:
                 with suppress(KeyboardInterrupt), strike:
@@ -321,8 +311,6 @@ def ctrl_c_around_streams() -> None:
                     client.close()
                 now = descriptors()
                 assert len(now) == len(before) - 1, (sorted(before), sorted(now))
-            except BaseException as error:
-                raise told(error, strike) from error
             finally:
                 ring.close()
                 for client in clients:
@@ -350,35 +338,32 @@ def ctrl_c_around_messages() -> None:
 
     def attempt(place: int) -> Strike:
         with uring.Ring(8) as source, uring.Ring(8) as target:
-            strike = Precise(place, _raise_interrupt)
-            try:
-                with suppress(KeyboardInterrupt), strike:
-                    source.queue(uring.MsgRing(target, target_user_data=5))
-                    source.submit()
-                    source.copy_cqe(timeout=5)
-                    target.copy_cqe(timeout=5)
-                    source.queue_all(
-                        uring.link(uring.Nop(res=-1), uring.MsgRing(target, target_user_data=6))
-                    )
-                    source.submit()
-                    while source.in_flight:
-                        source.copy_cqes(wait_nr=1, timeout=5)
-                drain(source)
-                while target.copy_cqes():
-                    pass
-                for _ in range(2):
-                    source.queue(uring.MsgRing(target, target_user_data=7))
-                    source.submit()
-                    assert source.copy_cqe(timeout=5).res == 0
-                refused(ValueError, "in use", lambda: target.queue(uring.Nop(), user_data=7))
-                for _ in range(2):
-                    assert target.copy_cqe(timeout=5).user_data == 7
-                assert target.queue(uring.Nop(), user_data=7) == 7
-                target.submit_and_wait(1)
+            strike = Precise(place, interrupt)
+            with suppress(KeyboardInterrupt), strike:
+                source.queue(uring.MsgRing(target, target_user_data=5))
+                source.submit()
+                source.copy_cqe(timeout=5)
                 target.copy_cqe(timeout=5)
-                assert target.in_flight == 0
-            except BaseException as error:
-                raise told(error, strike) from error
+                source.queue_all(
+                    uring.link(uring.Nop(res=-1), uring.MsgRing(target, target_user_data=6))
+                )
+                source.submit()
+                while source.in_flight:
+                    source.copy_cqes(wait_nr=1, timeout=5)
+            drain(source)
+            while target.copy_cqes():
+                pass
+            for _ in range(2):
+                source.queue(uring.MsgRing(target, target_user_data=7))
+                source.submit()
+                assert source.copy_cqe(timeout=5).res == 0
+            refused(ValueError, "in use", lambda: target.queue(uring.Nop(), user_data=7))
+            for _ in range(2):
+                assert target.copy_cqe(timeout=5).user_data == 7
+            assert target.queue(uring.Nop(), user_data=7) == 7
+            target.submit_and_wait(1)
+            target.copy_cqe(timeout=5)
+            assert target.in_flight == 0
         return strike
 
     _sweep(attempt)
@@ -418,22 +403,24 @@ def child_reads_its_lease_and_disturbs_nobody() -> None:
     group = case.group
     leases = [case.receive(b"%d" % i * 8) for i in range(4)]
     to_child, from_parent = os.pipe()
-    child = os.fork()
-    if child == 0:
+
+    def look() -> None:
         os.read(to_child, 1)  # meanwhile the parent has filled the buffers anew
-        same = [bytes(lease) == b"%d" % i * 8 for i, lease in enumerate(leases)]
+        assert [bytes(lease) for lease in leases] == [b"%d" % i * 8 for i in range(4)]
         leases[0].view[:] = b"X" * 8
         group.close()
         leases.clear()
         collect()
         refused(uring.RingClosedError, "fork", case.ring.copy_cqes)
         case.ring.close()
-        os._exit(0 if all(same) and group.closed else 1)
+        assert group.closed
+
+    child = forked(look)
     leases.clear()
     assert group.inside == 4
     again = [case.receive(b"%d" % (9 - i) * 8) for i in range(4)]
     os.write(from_parent, b"x")
-    assert os.waitpid(child, 0)[1] == 0
+    assert exit_code(child) == 0
     assert [bytes(lease) for lease in again] == [b"%d" % (9 - i) * 8 for i in range(4)]
     assert group.inside == 0
     again.clear()
@@ -447,7 +434,7 @@ def child_reads_its_lease_and_disturbs_nobody() -> None:
 
 @program
 def child_exits_with_leases_and_streams() -> None:
-    """A child that ends by itself, with leases and a stream alive, says nothing and hangs not."""
+    """A child that ends by itself, with leases and a stream alive: no word, and no wait."""
     case = Case()
     held = case.receive()
     stream = case.ring.stream(RecvMultishot(case.ours, case.group))
@@ -455,7 +442,7 @@ def child_exits_with_leases_and_streams() -> None:
     child = os.fork()
     if child == 0:
         sys.exit(0)  # with all that Python does then
-    assert os.waitpid(child, 0)[1] == 0
+    assert exit_code(child) == 0
     case.theirs.send(b"word")
     cqe = stream.take(timeout=5)
     assert cqe is not None

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hostile_harness import (
+    Tracked,
     collect,
     descriptors,
     drain,
@@ -23,7 +24,6 @@ from hostile_harness import (
     refused,
     settled_descriptors,
 )
-from hostile_tracer import Tracked
 
 import uring
 

@@ -9,13 +9,24 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Callable
 from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined]  # they lack it
 from typing import Any
 
-from hostile_harness import LIMIT_SECONDS, collect, drain, join, main, program, refused, until
+from hostile_harness import (
+    LIMIT_SECONDS,
+    Worker,
+    collect,
+    drain,
+    exit_code,
+    forked,
+    join,
+    main,
+    program,
+    refused,
+    until,
+)
 
 import uring
 
@@ -27,31 +38,6 @@ def _works(ring: uring.Ring) -> None:
     number = ring.queue(uring.Nop())
     assert ring.submit_and_wait(1, timeout=5) == 1
     assert ring.copy_cqe(timeout=5).user_data == number
-
-
-def _child(body: Callable[[], object], seconds: float = 10.0) -> int:
-    """Fork; gives the code with which the child ended, 0 when `body` got through."""
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            body()
-            code = 0
-        except BaseException as error:  # noqa: BLE001 - shown, for the parent sees only a number
-            sys.stderr.write(f"in the child: {error!r}\n")
-        finally:
-            os._exit(code)
-    deadline = time.monotonic() + seconds
-    while True:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() > deadline:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            return 99
-        time.sleep(0.002)  # waitpid takes no time limit
 
 
 @program
@@ -102,11 +88,11 @@ def child_does_what_it_likes_with_an_inherited_ring() -> None:
             refused(uring.RingClosedError, "fork", ring.__enter__)
 
     def chain() -> None:
-        assert _child(use) == 0
+        assert exit_code(forked(use)) == 0
         close()
 
     for body in (use, close, leave, chain, drop):
-        assert _child(body) == 0, body.__name__
+        assert exit_code(forked(body)) == 0, body.__name__
         _works(ring)
         assert group.inside == 4
         assert list(ring.run([uring.ReadFixed(-1, buffers[0][:8])]).res) == [-9]
@@ -128,11 +114,11 @@ def child_ends_by_itself() -> None:
     for _ in range(5):
         sys.stdout.flush()
         faulthandler.cancel_dump_traceback_later()  # whose thread the child would wait for
-        pid = os.fork()
-        if pid == 0:
+        child = os.fork()
+        if child == 0:
             sys.exit(4)
         faulthandler.dump_traceback_later(LIMIT_SECONDS, exit=True)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 4
+        assert exit_code(child) == 4
     os.write(outlet, bytes(8))
     assert ring.copy_cqe(timeout=5).res == 8
     ring.close()
@@ -158,15 +144,11 @@ def forks_amid_calls_of_other_threads() -> None:
     """Forks while threads run, wait, queue and close: no child hangs, no thread is disturbed."""
     sys.setswitchinterval(1e-5)
     stop = threading.Event()
-    failed: list[BaseException] = []
     ring = uring.Ring(16)
 
     def loop(body: Callable[[], object]) -> None:
-        try:
-            while not stop.is_set():
-                body()
-        except BaseException as error:  # noqa: BLE001 - looked at below
-            failed.append(error)
+        while not stop.is_set():
+            body()
 
     def open_and_close() -> None:
         with uring.Ring(4) as other:
@@ -186,7 +168,7 @@ def forks_amid_calls_of_other_threads() -> None:
         queue,
         open_and_close,
     ]
-    threads = [threading.Thread(target=loop, args=(body,)) for body in bodies]
+    threads = [Worker(loop, body) for body in bodies]
     for thread in threads:
         thread.start()
 
@@ -196,12 +178,12 @@ def forks_amid_calls_of_other_threads() -> None:
         with uring.Ring(4) as own:
             _works(own)
 
-    codes = [_child(child) for _ in range(25)]
+    codes = [exit_code(forked(child)) for _ in range(25)]
     stop.set()
     for thread in threads:
         join(thread)
     assert codes == [0] * 25, codes
-    assert not failed, failed
+    assert [thread.error for thread in threads] == [None] * 4
     drain(ring)
     ring.close()
 

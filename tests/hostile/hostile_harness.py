@@ -8,6 +8,8 @@ every assertion held. Nothing else that a process can do, a crash included, prin
 
 import faulthandler
 import gc
+import os
+import signal
 import sys
 import threading
 import time
@@ -30,6 +32,11 @@ URANDOM_BYTES: Final = 16 << 20
 PROGRAMS: Final = str(Path(__file__).resolve().parent)
 PACKAGE: Final = str(Path(uring.__file__).resolve().parent)
 """The folders of these programs, and of what they try."""
+
+
+class Tracked(bytearray):
+    """A bytearray that can be referred to weakly."""
+
 
 _programs: Final[dict[str, Callable[[], None]]] = {}
 
@@ -112,10 +119,86 @@ def refused(error: type[BaseException], words: str, call: Callable[[], object]) 
     assert words in str(caught), f"{words!r} is not in {caught}"
 
 
+class Worker(threading.Thread):
+    """A thread that keeps what its body raises, for the one who has joined it to look at."""
+
+    def __init__(self, body: Callable[..., object], *arguments: object) -> None:
+        super().__init__(target=body, args=arguments)
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Do what the body does."""
+        try:
+            super().run()
+        except BaseException as error:  # noqa: BLE001 - whoever joins looks at it
+            error.__traceback__ = error.__context__ = None  # whose frames hold rings and buffers
+            self.error = error
+
+
 def join(thread: threading.Thread, seconds: float = 10.0) -> None:
     """Wait for a thread that must end."""
     thread.join(seconds)
     assert not thread.is_alive(), f"{thread.name} hangs"
+
+
+def forked(body: Callable[[], object]) -> int:
+    """Fork a child that ends with 0 once `body` has returned, and with 1 if it raises; its pid."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            body()
+            code = 0
+        except BaseException as error:  # noqa: BLE001 - shown, for the parent sees only a number
+            sys.stderr.write(f"in the child: {error!r}\n")
+        finally:
+            os._exit(code)
+    return child
+
+
+def exit_code(child: int, seconds: float = 10.0) -> int:
+    """Wait for a child that must end: what it ended with, or less than 0 when a signal ended it."""
+    status = 0
+
+    def has_ended() -> bool:
+        nonlocal status
+        ended, status = os.waitpid(child, os.WNOHANG)
+        return ended == child
+
+    try:
+        until(has_ended, seconds)
+    except AssertionError:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
+    return os.waitstatus_to_exitcode(status)
+
+
+def close_amid(
+    ring: uring.Ring, bodies: list[Callable[[], object]], pause: float | None = None
+) -> None:
+    """Close the ring while a thread for each body goes round with it: all are told, and soon."""
+    going = threading.Barrier(len(bodies) + 1)
+
+    def work(body: Callable[[], object]) -> None:
+        going.wait()
+        while True:
+            body()
+
+    threads = [Worker(work, body) for body in bodies]
+    for thread in threads:
+        thread.start()
+    going.wait()
+    if pause is not None:
+        time.sleep(pause)  # any moment will do
+    started = time.monotonic()
+    ring.close()
+    assert time.monotonic() - started < 1, "close() waited for what was never submitted"
+    for thread in threads:
+        join(thread, 3)
+    caught = [thread.error for thread in threads]
+    assert {type(error) for error in caught} == {uring.RingClosedError}, caught
 
 
 def checksums(buffers: Iterable[bytearray]) -> list[int]:

@@ -17,7 +17,16 @@ from pathlib import Path
 from types import CodeType, FrameType, TracebackType
 from typing import Any, ClassVar, Self
 
-from hostile_harness import descriptors, drain, join, main, once, program, settled_descriptors
+from hostile_harness import (
+    Tracked,
+    descriptors,
+    drain,
+    join,
+    main,
+    once,
+    program,
+    settled_descriptors,
+)
 
 import uring
 
@@ -36,13 +45,16 @@ class Stuck(BaseException):
 class Strike:
     """Calls `handler` at one place: the `place`th at which a signal handler could run."""
 
+    where: ClassVar[str] = ""
+    """Where the last one struck; of the class, for `sweep` to find when an attempt has failed."""
+
     _names: ClassVar[dict[CodeType, dict[int, str]]] = {}
 
     def __init__(self, place: int, handler: Callable[[], None]) -> None:
         self.place = place
         self.handler = handler
         self.seen = 0
-        self.where = "nowhere"
+        Strike.where = "nowhere"
         self._before: dict[FrameType, str] = {}
 
     @property
@@ -88,10 +100,15 @@ class Strike:
     def _visit(self, frame: FrameType) -> None:
         self.seen += 1
         if self.seen - 1 == self.place:
-            self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+            Strike.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
             self.handler()
         elif self.seen > _STEPS_MAX:
             raise Stuck
+
+
+def interrupt() -> None:
+    """Do what Ctrl-C does."""
+    raise KeyboardInterrupt
 
 
 def sweep(attempt: Callable[[int], "Strike"], *, least: int = 50) -> None:
@@ -99,23 +116,17 @@ def sweep(attempt: Callable[[int], "Strike"], *, least: int = 50) -> None:
     failures: dict[str, list[str]] = {}
     place = count = 0
     while count < _FAILURES_MAX:
+        Strike.where = f"place {place}"
         try:
             if not attempt(place).struck:
                 break
         except (Exception, Stuck) as error:  # noqa: BLE001 - all that goes wrong is shown below
-            where = getattr(error, "where", f"place {place}")
-            failures.setdefault(f"{type(error).__name__}: {error}"[:200], []).append(where)
+            failures.setdefault(f"{type(error).__name__}: {error}"[:200], []).append(Strike.where)
             count += 1
         place += 1
     assert place > least or failures, place
     shown = [f"{what} <- {sorted(set(where))}" for what, where in failures.items()]
     assert not failures, f"of {place} places these failed:\n" + "\n".join(shown)
-
-
-def told(error: BaseException, strike: Strike) -> BaseException:
-    """Have the error say where the interrupt struck."""
-    error.where = strike.where  # type: ignore[attr-defined]  # told() notes the place on the error
-    return error
 
 
 class Account:
@@ -161,8 +172,6 @@ def _handled(body: Callable[[Account], None], handler: Callable[[Account], None]
                 body(account)
             account.settle()
             assert set(account.got) == set(account.queued), "lost or made up"
-        except BaseException as error:
-            raise told(error, strike) from error
         finally:
             if not account.ring.in_flight:
                 account.ring.close()
@@ -232,10 +241,6 @@ def _cut_off_in(account: Account, function: str) -> None:
         sys.settrace(old)
 
 
-class _Tracked(bytearray):
-    """A bytearray that can be referred to weakly."""
-
-
 @program
 def handler_queues_a_silent_chain_of_the_same_number() -> None:
     """A handler's chain with CQE_SKIP_SUCCESS keeps its memory, whatever number is being queued."""
@@ -243,10 +248,10 @@ def handler_queues_a_silent_chain_of_the_same_number() -> None:
     def attempt(place: int) -> Strike:
         inlet, outlet = os.pipe()
         ring = uring.Ring(8)
-        alive: list[weakref.ref[_Tracked]] = []
+        alive: list[weakref.ref[Tracked]] = []
 
         def queue_chain() -> None:
-            buffer = _Tracked(8)
+            buffer = Tracked(8)
             silent = uring.Read(inlet, buffer, flags=uring.SQEFlags.CQE_SKIP_SUCCESS)
             with suppress(ValueError):  # it may be refused: the number is pending
                 ring.queue_all(uring.link(silent, uring.Nop(user_data=5)))
@@ -264,8 +269,6 @@ def handler_queues_a_silent_chain_of_the_same_number() -> None:
             os.write(outlet, b"12345678")
             drain(ring, 1)
             ring.close()
-        except BaseException as error:
-            raise told(error, strike) from error
         finally:
             os.close(inlet)
             os.close(outlet)
@@ -302,20 +305,17 @@ def handler_closes_the_ring_at_every_place() -> None:
         before = settled_descriptors() if place % 50 == 0 else descriptors()
         account = Account()
         strike = Strike(place, account.ring.close)
-        try:
-            with strike:
-                try:
-                    _work(account)
-                    account.ring.close()
-                except uring.RingClosedError:
-                    pass
-            account.ring.close()
-            assert account.ring.closed
-            assert account.ring.fd == -1
-            assert account.ring.in_flight == 0, f"{account.ring.in_flight} in a closed ring"
-            assert descriptors() == before
-        except BaseException as error:
-            raise told(error, strike) from error
+        with strike:
+            try:
+                _work(account)
+                account.ring.close()
+            except uring.RingClosedError:
+                pass
+        account.ring.close()
+        assert account.ring.closed
+        assert account.ring.fd == -1
+        assert account.ring.in_flight == 0, f"{account.ring.in_flight} in a closed ring"
+        assert descriptors() == before
         return strike
 
     sweep(attempt)
@@ -331,19 +331,12 @@ def close_is_idempotent_at_every_place() -> None:
         account.ring.submit()
         account.queue(1)
         strike = Strike(place, account.ring.close)
-        try:
-            with strike:
-                account.ring.close()
-            assert account.ring.fd == -1
-        except BaseException as error:
-            raise told(error, strike) from error
+        with strike:
+            account.ring.close()
+        assert account.ring.fd == -1
         return strike
 
     sweep(attempt)
-
-
-def _raise_interrupt() -> None:
-    raise KeyboardInterrupt
 
 
 @program
@@ -352,14 +345,12 @@ def ctrl_c_at_every_place() -> None:
 
     def attempt(place: int) -> Strike:
         account = Account()
-        strike = Strike(place, _raise_interrupt)
+        strike = Strike(place, interrupt)
         try:
             with suppress(KeyboardInterrupt), strike:
                 _work(account)
             account.ring.submit_and_wait(1, timeout=0.01)  # with completions half handed out
             account.settle()
-        except BaseException as error:
-            raise told(error, strike) from error
         finally:
             if not account.ring.in_flight:
                 account.ring.close()
@@ -380,18 +371,15 @@ def ctrl_c_in_close_at_every_place() -> None:
         account.ring.queue(uring.Read(inlet, bytearray(8)))
         account.ring.submit()
         account.queue(1)
-        strike = Strike(place, _raise_interrupt)
-        try:
-            with suppress(KeyboardInterrupt), strike:
-                account.ring.close()
-            closer = threading.Thread(target=account.ring.close, daemon=True)
+        strike = Strike(place, interrupt)
+        with suppress(KeyboardInterrupt), strike:
             account.ring.close()
-            closer.start()
-            join(closer, 2.0)
-            assert account.ring.fd == -1
-            assert descriptors() == before
-        except BaseException as error:
-            raise told(error, strike) from error
+        closer = threading.Thread(target=account.ring.close, daemon=True)
+        account.ring.close()
+        closer.start()
+        join(closer, 2.0)
+        assert account.ring.fd == -1
+        assert descriptors() == before
         return strike
 
     sweep(attempt)
@@ -412,15 +400,12 @@ def ctrl_c_in_setup_at_every_place() -> None:
 
     def attempt(place: int) -> Strike:
         before = descriptors()
-        strike = Strike(place, _raise_interrupt)
+        strike = Strike(place, interrupt)
         with suppress(KeyboardInterrupt), strike:
             uring.Ring(8).close()
         after = settled_descriptors()
-        try:
-            assert after == before, "a descriptor leaked"
-            assert not failed, failed.pop()
-        except BaseException as error:
-            raise told(error, strike) from error
+        assert after == before, "a descriptor leaked"
+        assert not failed, failed.pop()
         return strike
 
     sweep(attempt)

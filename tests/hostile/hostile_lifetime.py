@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hostile_harness import (
+    Tracked,
     checksums,
     collect,
     descriptors,
@@ -208,12 +209,8 @@ def ring_is_not_made_twice() -> None:
     ring.close()
 
 
-class _Tracked(bytearray):
-    pass
-
-
-def _tracked_reads(ring: uring.Ring, fd: int) -> list[_Tracked]:
-    buffers = [_Tracked(16 << 20) for _ in range(2)]
+def _tracked_reads(ring: uring.Ring, fd: int) -> list[Tracked]:
+    buffers = [Tracked(16 << 20) for _ in range(2)]
     for buffer in buffers:
         ring.queue(uring.Read(fd, buffer, flags=uring.SQEFlags.ASYNC))
     ring.submit()
@@ -228,7 +225,7 @@ def ring_is_not_copied() -> None:
     ring.queue(uring.Nop(), user_data=5)
     ring.submit_and_wait()
     assert len(ring.copy_cqes()) == 1
-    buffer = _Tracked(8)
+    buffer = Tracked(8)
     alive = weakref.ref(buffer)
     ring.queue(uring.Read(inlet, buffer), user_data=5)
     ring.submit()

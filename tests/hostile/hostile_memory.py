@@ -10,16 +10,12 @@ from array import array
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hostile_harness import collect, drain, main, program, refused, until
+from hostile_harness import Tracked, collect, drain, main, program, refused, until
 
 import uring
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-
-class Tracked(bytearray):
-    """A bytearray that can be referred to weakly."""
 
 
 @program

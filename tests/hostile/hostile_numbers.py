@@ -11,8 +11,11 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from hostile_harness import (
+    Tracked,
     collect,
     drain,
+    exit_code,
+    forked,
     join,
     main,
     program,
@@ -29,20 +32,16 @@ if TYPE_CHECKING:
 IN_USE = "in use"
 
 
-class _Tracked(bytearray):
-    pass
-
-
-def _read(ring: uring.Ring, number: int) -> "tuple[weakref.ref[_Tracked], int]":
+def _read(ring: uring.Ring, number: int) -> "tuple[weakref.ref[Tracked], int]":
     """Submit a read of an empty pipe: its buffer, and where to write so that it completes."""
     inlet, outlet = os.pipe()
-    buffer = _Tracked(4096)
+    buffer = Tracked(4096)
     ring.queue(uring.Read(inlet, buffer, user_data=number))
     ring.submit()
     return weakref.ref(buffer), outlet
 
 
-def _is_whole(ring: uring.Ring, reads: "list[tuple[weakref.ref[_Tracked], int]]") -> None:
+def _is_whole(ring: uring.Ring, reads: "list[tuple[weakref.ref[Tracked], int]]") -> None:
     """Assert that these reads, all that the ring has, hold their memory until they end."""
     time.sleep(0.02)  # nothing tells that a completion that must not come does not come
     ring.copy_cqes()
@@ -305,10 +304,7 @@ def fork_amid_messages_does_not_hang_the_child() -> None:
     """The child lets go of messages that were promised to a ring which a thread had locked."""
     rings, threads = _two_rings_in_vain(3)
     while any(thread.is_alive() for thread in threads):
-        child = os.fork()
-        if not child:
-            os._exit(0)
-        until(lambda child=child: os.waitpid(child, os.WNOHANG)[0], 5)  # type: ignore[misc]  # mypy infers no lambda with a default
+        assert exit_code(forked(lambda: None)) == 0
     for ring in rings:
         ring.close()
 

@@ -8,7 +8,7 @@ import weakref
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from hostile_harness import collect, drain, main, once, program, refused, until
+from hostile_harness import Tracked, collect, drain, main, once, program, refused, until
 
 import uring
 
@@ -93,10 +93,6 @@ def bad_opcode_amid_a_batch_holds_up_nobody() -> None:
 @program
 def one_user_data_may_be_shared() -> None:
     """1000 reads under one number: all memory stays until the last has ended, then none."""
-
-    class Tracked(bytearray):
-        pass
-
     inlet, outlet = os.pipe()
     with uring.Ring(1024) as ring:
         refs = []
@@ -246,10 +242,6 @@ def silent_chains_release_everything() -> None:
 @program
 def silent_chain_pins_until_its_last_completion() -> None:
     """The memory of a silent read stays until its chain has ended, whatever else completes."""
-
-    class Tracked(bytearray):
-        pass
-
     inlet, outlet = os.pipe()
     with uring.Ring(16) as ring:
         buffer = Tracked(8)
@@ -315,10 +307,6 @@ class _Wide(_Liar):
 @program
 def lying_user_data_is_taken_by_its_value() -> None:
     """Subclasses of int that lie about themselves are taken by their value, or refused."""
-
-    class Tracked(bytearray):
-        pass
-
     inlet, outlet = os.pipe()
     kinds: tuple[type[_Liar], ...] = (_Liar, _Wide)
     for kind in kinds:

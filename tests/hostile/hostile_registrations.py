@@ -7,8 +7,8 @@ from contextlib import suppress
 from functools import partial
 
 from hostile_buffers import Case
-from hostile_harness import collect, drain, main, program, refused
-from hostile_tracer import NO_FLAGS, Sweep, Tracked, World
+from hostile_harness import Tracked, collect, drain, main, program, refused
+from hostile_tracer import NO_FLAGS, Sweep, World
 
 import uring
 

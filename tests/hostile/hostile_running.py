@@ -12,13 +12,18 @@ import time
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hostile_harness import (
+    Worker,
     checksums,
+    close_amid,
     collect,
     descriptors,
+    exit_code,
+    forked,
     is_in_the_package,
     join,
     main,
@@ -28,7 +33,7 @@ from hostile_harness import (
     settled_descriptors,
     until,
 )
-from hostile_interrupt import Account, Strike, sweep, told
+from hostile_interrupt import Account, Strike, sweep
 
 import uring
 
@@ -116,8 +121,6 @@ def _cut(make: Make, timeout: float | None) -> None:
                     assert str(Path(f"/proc/self/fd/{name}").readlink()) == "/dev/zero", "leaked"
                     os.close(int(name))
             assert descriptors() == before, descriptors() ^ before
-        except BaseException as error:
-            raise told(error, strike) from error
         finally:
             ring.close()
         return strike
@@ -168,8 +171,6 @@ def handler_uses_the_ring_at_every_place_of_a_run() -> None:
                 account.ring.run([uring.Timeout(100), uring.Nop()], timeout=0.001)
             account.settle()
             assert set(account.got) == set(account.queued), "lost or made up"
-        except BaseException as error:
-            raise told(error, strike) from error
         finally:
             account.ring.close()
         return strike
@@ -189,18 +190,15 @@ def handler_closes_the_ring_at_every_place_of_a_run() -> None:
             buffer = bytearray(8)
             ops = _hanging(inlet, buffer) if timeout else _with_numbers(inlet, buffer)
             strike = Strike(place, ring.close)
-            try:
-                with suppress(uring.RingClosedError, TimeoutError):
-                    with strike:
-                        done = ring.run(ops, timeout=timeout)
-                    _close_results(done)
-                ring.close()
-                assert ring.in_flight == 0, "in flight"
-                ops.clear()
-                buffer.append(0)
-                assert descriptors() == before, descriptors() ^ before
-            except BaseException as error:
-                raise told(error, strike) from error
+            with suppress(uring.RingClosedError, TimeoutError):
+                with strike:
+                    done = ring.run(ops, timeout=timeout)
+                _close_results(done)
+            ring.close()
+            assert ring.in_flight == 0, "in flight"
+            ops.clear()
+            buffer.append(0)
+            assert descriptors() == before, descriptors() ^ before
             return strike
 
         sweep(attempt, least=10)
@@ -222,14 +220,11 @@ def garbage_is_collected_at_every_place_of_a_run() -> None:
 
     def attempt(place: int) -> Strike:
         strike = Strike(place, look)
-        try:
-            canaries.clear()
-            with strike, suppress(TimeoutError):
-                ring.run([uring.Read(inlet, bytearray(64)) for _ in range(9)], timeout=0.001)
-            _is_whole(ring)
-            assert all(c.count(0xAA) == len(c) for each in canaries for c in each), "overwritten"
-        except BaseException as error:
-            raise told(error, strike) from error
+        canaries.clear()
+        with strike, suppress(TimeoutError):
+            ring.run([uring.Read(inlet, bytearray(64)) for _ in range(9)], timeout=0.001)
+        _is_whole(ring)
+        assert all(c.count(0xAA) == len(c) for each in canaries for c in each), "overwritten"
         return strike
 
     sweep(attempt)
@@ -280,21 +275,17 @@ def dropped_batches_and_rings_live_as_long_as_their_run() -> None:
     """What only a run still refers to, the ring and the batch, is there until it has ended."""
     inlet, outlet = os.pipe()
     before = settled_descriptors()
+
+    def work() -> None:
+        ring = uring.Ring(4)
+        buffer = bytearray(16)
+        done = ring.run(uring.ReadMany(inlet, buffer, range(16)), timeout=5)
+        assert list(done.res) == [1] * 16, done
+        assert sorted(buffer) == list(range(16)), buffer
+        ring.close()
+
     for _ in range(20):
-        failed: list[object] = []
-
-        def work(failed: list[object] = failed) -> None:
-            ring = uring.Ring(4)
-            buffer = bytearray(16)
-            try:
-                done = ring.run(uring.ReadMany(inlet, buffer, range(16)), timeout=5)
-                if list(done.res) != [1] * 16 or sorted(buffer) != list(range(16)):
-                    failed.append((done, buffer))
-                ring.close()
-            except BaseException as error:  # noqa: BLE001 - looked at below
-                failed.append(error)
-
-        thread = threading.Thread(target=work)
+        thread = Worker(work)
         thread.start()
         canaries = []
         for number in range(16):
@@ -302,7 +293,7 @@ def dropped_batches_and_rings_live_as_long_as_their_run() -> None:
             canaries += [bytearray(b"\xaa") * size for size in range(16, 1024, 16)]
             os.write(outlet, bytes([number]))
         join(thread)
-        assert not failed, failed
+        assert thread.error is None, thread.error
         assert all(canary.count(0xAA) == len(canary) for canary in canaries), "overwritten"
     assert settled_descriptors() == before
 
@@ -338,37 +329,12 @@ def close_races_runs_and_hangs_nobody() -> None:
         before = descriptors()
         ring = uring.Ring(4)
         buffer = bytearray(8)
-        failed: list[BaseException] = []
-        going = threading.Barrier(4)
 
-        def work(
-            make: Make,
-            ring: uring.Ring = ring,
-            buffer: bytearray = buffer,
-            failed: list[BaseException] = failed,
-            going: threading.Barrier = going,
-        ) -> None:
-            going.wait()
-            try:
-                while True:
-                    _close_results(ring.run(make(inlet, buffer)))
-            except uring.RingClosedError:
-                pass
-            except BaseException as error:  # noqa: BLE001 - looked at below
-                failed.append(error)
+        def work(make: Make, ring: uring.Ring = ring, buffer: bytearray = buffer) -> None:
+            _close_results(ring.run(make(inlet, buffer)))
 
         makes: list[Make] = [_hanging, _opens, _opens]
-        threads = [threading.Thread(target=work, args=(make,)) for make in makes]
-        for thread in threads:
-            thread.start()
-        going.wait()
-        time.sleep(dice.random() / 200)  # any moment will do
-        started = time.monotonic()
-        ring.close()
-        assert time.monotonic() - started < 1
-        for thread in threads:
-            join(thread, 3)
-        assert not failed, failed
+        close_amid(ring, [partial(work, make) for make in makes], dice.random() / 200)
         assert ring.in_flight == 0
         buffer.append(0)
         assert descriptors() == before, descriptors() ^ before
@@ -376,10 +342,6 @@ def close_races_runs_and_hangs_nobody() -> None:
 
 def _opens(_inlet: int, buffer: bytearray) -> list[uring.Operation]:
     return [uring.Openat("/dev/null"), *[uring.Nop()] * 20, uring.Read(-1, buffer)]
-
-
-def _end_of(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 @program
@@ -396,20 +358,15 @@ def fork_amid_a_run_leaves_it_to_the_parent() -> None:
         )
         thread.start()
         until(lambda: ring.in_flight == 1)
-        children = []
-        for _ in range(8):
-            child = os.fork()
-            if child == 0:
-                code = 1
-                with suppress(BaseException):
-                    refused(uring.RingClosedError, "fork", lambda: ring.run([uring.Nop()]))
-                    ring.close()
-                    with uring.Ring(4) as own:
-                        assert list(own.run([uring.Nop()] * 20).res) == [0] * 20
-                    code = 0
-                os._exit(code)
-            children.append(child)
-        assert [_end_of(child) for child in children] == [0] * 8
+
+        def use() -> None:
+            refused(uring.RingClosedError, "fork", lambda: ring.run([uring.Nop()]))
+            ring.close()
+            with uring.Ring(4) as own:
+                assert list(own.run([uring.Nop()] * 20).res) == [0] * 20
+
+        children = [forked(use) for _ in range(8)]
+        assert [exit_code(child) for child in children] == [0] * 8
         os.write(outlet, b"data")
         join(thread)
         assert got == [[0] * 9 + [4]]
@@ -441,7 +398,7 @@ def fork_in_a_handler_of_a_run_leaves_it_to_the_parent() -> None:
             raise
         if os.getpid() != parent:
             os._exit(3)
-        assert [_end_of(child) for child in children] == [0]
+        assert [exit_code(child) for child in children] == [0]
         assert done[1].res == 4
         assert buffer[:4] == b"data"
         os.fstat(done[0].res)

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-from hostile_harness import join, main, program
-from hostile_tracer import NO_FLAGS, Sweep, Tracked, World
+from hostile_harness import Tracked, join, main, program
+from hostile_tracer import NO_FLAGS, Sweep, World
 
 import uring
 

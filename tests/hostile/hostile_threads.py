@@ -11,13 +11,18 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from hostile_harness import (
+    Worker,
     checksums,
+    close_amid,
     descriptors,
     drain,
+    exit_code,
+    forked,
     join,
     main,
     once,
@@ -73,22 +78,17 @@ def close_wakes_whoever_waits() -> None:
     ]
     for entries in (1, 8, 256):
         ring = uring.Ring(entries)
-        caught: list[BaseException] = []
         ready = threading.Barrier(len(calls) + 1)
 
         def wait(
             call: Callable[[uring.Ring], object],
             ring: uring.Ring = ring,
-            caught: list[BaseException] = caught,
             ready: threading.Barrier = ready,
         ) -> None:
             ready.wait()
-            try:
-                call(ring)
-            except BaseException as error:  # noqa: BLE001 - looked at below
-                caught.append(error)
+            call(ring)
 
-        threads = [threading.Thread(target=wait, args=(call,)) for call in calls]
+        threads = [Worker(wait, call) for call in calls]
         for thread in threads:
             thread.start()
         ready.wait()
@@ -98,7 +98,8 @@ def close_wakes_whoever_waits() -> None:
         for thread in threads:
             join(thread, 2)
         assert time.monotonic() - started < 2
-        assert [type(each) for each in caught] == [uring.RingClosedError] * len(calls), caught
+        caught = [thread.error for thread in threads]
+        assert {type(error) for error in caught} == {uring.RingClosedError}, caught
 
 
 @program
@@ -215,36 +216,14 @@ def close_races_submitters_and_leaves_nothing() -> None:
     sys.setswitchinterval(1e-6)
     for _ in range(60):
         ring = uring.Ring(16)
-        failed: list[BaseException] = []
-        going = threading.Barrier(4)
 
-        def work(
-            ring: uring.Ring = ring,
-            failed: list[BaseException] = failed,
-            going: threading.Barrier = going,
-        ) -> None:
-            going.wait()
-            try:
-                while True:
-                    with suppress(uring.SubmissionQueueFull):
-                        ring.queue(uring.Nop())
-                    ring.submit()
-                    ring.copy_cqes()
-            except uring.RingClosedError:
-                pass
-            except BaseException as error:  # noqa: BLE001 - looked at below
-                failed.append(error)
+        def work(ring: uring.Ring = ring) -> None:
+            with suppress(uring.SubmissionQueueFull):
+                ring.queue(uring.Nop())
+            ring.submit()
+            ring.copy_cqes()
 
-        threads = [threading.Thread(target=work) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        going.wait()
-        started = time.monotonic()
-        ring.close()
-        assert time.monotonic() - started < 1, "close() waited for what was never submitted"
-        for thread in threads:
-            join(thread)
-        assert not failed, failed
+        close_amid(ring, [work] * 3)
         assert ring.in_flight == 0
 
 
@@ -254,21 +233,7 @@ def close_races_waiters_and_hangs_nobody() -> None:
     sys.setswitchinterval(1e-6)
     for _ in range(150):
         ring = uring.Ring(4)
-        going = threading.Barrier(4)
-
-        def work(ring: uring.Ring = ring, going: threading.Barrier = going) -> None:
-            going.wait()
-            with suppress(uring.RingClosedError):
-                while True:
-                    ring.copy_cqes(wait_nr=1)
-
-        threads = [threading.Thread(target=work) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        going.wait()
-        ring.close()
-        for thread in threads:
-            join(thread, 2)
+        close_amid(ring, [partial(ring.copy_cqes, wait_nr=1)] * 3)
 
 
 @program
@@ -306,28 +271,24 @@ def wait_that_begins_during_a_close_is_refused() -> None:
 
 
 @program
-def two_threads_close_at_once() -> None:
+def eight_threads_close_at_once() -> None:
     """close() by eight threads at once closes the ring once, and raises in none."""
     for _ in range(50):
         before = descriptors()
         ring = uring.Ring(8)
         ring.queue(uring.Timeout(100))
         ring.submit()
-        failed: list[BaseException] = []
 
-        def close(ring: uring.Ring = ring, failed: list[BaseException] = failed) -> None:
-            try:
-                ring.close()
-                assert ring.fd == -1
-            except BaseException as error:  # noqa: BLE001 - looked at below
-                failed.append(error)
+        def close(ring: uring.Ring = ring) -> None:
+            ring.close()
+            assert ring.fd == -1
 
-        threads = [threading.Thread(target=close) for _ in range(8)]
+        threads = [Worker(close) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
             join(thread, 3)
-        assert not failed, failed
+        assert [thread.error for thread in threads] == [None] * 8
         assert descriptors() == before
 
 
@@ -407,32 +368,6 @@ def ring_outlives_its_threads() -> None:
 # ---- fork ----
 
 
-def _child(body: Callable[[], None], seconds: float = 5.0) -> None:
-    """Fork; the child must run `body` to its end in time."""
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            body()
-            status = 0
-        except BaseException as error:  # noqa: BLE001 - shown, for the parent sees only a number
-            sys.stderr.write(f"in the child: {error!r}\n")
-        finally:
-            os._exit(status)
-    deadline = time.monotonic() + seconds
-    while True:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            break
-        if time.monotonic() > deadline:
-            os.kill(pid, 9)
-            os.waitpid(pid, 0)
-            raise AssertionError("the child hangs")
-        time.sleep(0.002)  # waitpid takes no time limit
-    assert status == 0, f"the child failed: {status}"
-
-
 def _check_refused(ring: uring.Ring) -> None:
     calls: list[Callable[[], object]] = [
         lambda: ring.queue(uring.Nop()),
@@ -471,9 +406,9 @@ def fork_leaves_the_ring_to_the_parent() -> None:
                 own.queue(uring.Nop(), user_data=9)
                 assert own.submit_and_wait() == 1
                 assert own.copy_cqe().user_data == 9
-                _child(lambda: _check_refused(own))
+                assert exit_code(forked(lambda: _check_refused(own))) == 0
 
-        _child(child)
+        assert exit_code(forked(child)) == 0
         os.write(outlet, b"for dad!")
         assert ring.submit_and_wait(2, timeout=5) == 1
         assert {c.user_data: c.res for c in ring.copy_cqes()} == {number: 8, 5: 0}
@@ -524,7 +459,7 @@ def fork_while_another_thread_holds_every_lock() -> None:
                 assert busy.in_flight == 0
                 assert busy.cq_ready is not None
 
-            _child(child)
+            assert exit_code(forked(child)) == 0
         stop.set()
         join(thread)
     for _ in range(3):
@@ -533,7 +468,7 @@ def fork_while_another_thread_holds_every_lock() -> None:
         closer = threading.Thread(target=ring.close)
         closer.start()
         until(lambda ring=ring: ring.closed)  # type: ignore[misc]  # mypy infers no lambda with a default
-        _child(ring.close)
+        assert exit_code(forked(ring.close)) == 0
         join(closer)
         assert len(buffers) == 4
 
@@ -573,7 +508,7 @@ def fork_of_a_child_does_not_touch_memory_in_flight() -> None:
             os.write(outlet, b"z" * 4096)
             assert hashlib.sha256(buffer).digest() == empty
 
-        _child(child)
+        assert exit_code(forked(child)) == 0
         assert ring.copy_cqe(timeout=5).res == 4096
         assert buffer[:4096] == b"z" * 4096
 

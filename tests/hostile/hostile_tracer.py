@@ -30,7 +30,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Self
 
-from hostile_harness import PACKAGE, PROGRAMS, descriptors, is_in_the_package, once
+from hostile_harness import PACKAGE, PROGRAMS, Tracked, descriptors, is_in_the_package, once
 
 import uring
 
@@ -124,10 +124,6 @@ class Strike:
         """Strike no more; once more, for this may be cut off itself."""
         _tracer.strike_end()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-class Tracked(bytearray):
-    """A bytearray that can be referred to weakly."""
 
 
 class World:
