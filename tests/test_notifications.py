@@ -147,27 +147,33 @@ def test_notification_ends_nothing_but_its_own_kind(
     assert ring.in_flight == 1
 
 
-def leave_a_notification(ring: uring.Ring, udp: socket.socket) -> None:
+def leave_a_notification(
+    ring: uring.Ring, udp: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
-    Leave the notification of a raw send in the ring, and its number, 5, to whoever takes it.
+    Leave the notification of a send with user_data 5 unread, though the send is over for the ring.
 
-    The send shares the number, so that nobody can tell which of two completions was its own.
+    That takes an opcode of which nobody here knows that it notifies. It shares the number, so that
+    nobody can tell which of two completions was its own.
     """
     encoded = SendZc(udp, b"abc").sqe()
     raw = SQE(Opcode.SEND_ZC, fd=encoded.fd, addr=encoded.addr, len=0, user_data=5)
     shares = SQE(Opcode.NOP, user_data=5)
-    ring.queue_all([shares, Read(-1, bytearray(1)).linked(), raw])
-    ring.submit()
-    assert ring.copy_cqes(3).res.tolist() == [0, -9, -125]
+    with monkeypatch.context() as unknown:
+        unknown.setattr(SQE, "_is_sole", False)
+        unknown.setattr(SQE, "_notifies", False)
+        ring.queue_all([shares, Read(-1, bytearray(1)).linked(), raw])
+        ring.submit()
+        assert ring.copy_cqes(3).res.tolist() == [0, -9, -125]
     assert (ring.in_flight, ring.cq_ready()) == (0, 1)
 
 
 def test_late_notification_does_not_end_the_next_of_its_number(
-    ring: uring.Ring, pipe: tuple[int, int], udp: socket.socket
+    ring: uring.Ring, pipe: tuple[int, int], udp: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The buffer of a read stays pinned when the notification of a former send comes."""
     buffer = bytearray(4)
-    leave_a_notification(ring, udp)
+    leave_a_notification(ring, udp, monkeypatch)
     ring.queue(Read(pipe[0], buffer, user_data=5))
     ring.submit()
     assert ring.copy_cqe(timeout=SECONDS).is_notification
@@ -180,13 +186,31 @@ def test_late_notification_does_not_end_the_next_of_its_number(
 
 
 def test_late_notification_does_not_end_an_operation_of_a_batch(
-    ring: uring.Ring, pipe: tuple[int, int], udp: socket.socket
+    ring: uring.Ring, pipe: tuple[int, int], udp: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A batch with the number of a former send waits for its own completions."""
-    leave_a_notification(ring, udp)
+    leave_a_notification(ring, udp, monkeypatch)
     reads = [Read(pipe[0], bytearray(1), user_data=5), Read(pipe[0], bytearray(1))]
     with pytest.raises(TimeoutError, match="when 0 of 2 operations had ended"):
         ring.run(reads, timeout=0.05)
     assert ring.in_flight == 0
     os.write(pipe[1], b"xy")
     assert ring.run(reads, timeout=SECONDS).res.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("opcode", [Opcode.SEND_ZC, Opcode.SENDMSG_ZC])
+def test_raw_zero_copy_send_shares_its_number_with_nothing(
+    ring: uring.Ring, udp: socket.socket, opcode: Opcode
+) -> None:
+    """Nor may others take it before the notification has come: theirs would be ended by it."""
+    raw = SQE(opcode, fd=udp.fileno(), user_data=5)
+    other = SendZc(udp, b"abc", user_data=5)
+    for pair in ([raw, raw], [raw, other], [other, raw], [raw, SQE(Opcode.NOP, user_data=5)]):
+        with pytest.raises(ValueError, match="user_data 0x5 is in use"):
+            ring.queue_all(pair)
+        ring.queue(pair[0])
+        with pytest.raises(ValueError, match="user_data 0x5 is in use"):
+            ring.queue(pair[1])
+        ring.submit()
+        while ring.in_flight:
+            ring.copy_cqe(timeout=SECONDS)

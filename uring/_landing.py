@@ -53,10 +53,11 @@ class LandingSide(Core):
         landing = None
         if is_final and result >> 32 & _BUFFER and flags is not None:
             landing = self._land(subjects, completions.res.tolist(), flags)
-        if is_final and self._in_flight.has_pledges:
+        has_notified = result >> 32 & _NOTIF
+        if is_final and (has_notified or self._in_flight.has_pledges):
             results = completions.res.tolist()
             self._settle_pledges(subjects, results)
-            if result >> 32 & _NOTIF or _CANCELLED in results:
+            if has_notified or _CANCELLED in results:
                 flags = self._ending(subjects, results, completions.flags.tolist())
         return completions, (had, numbers, flags), landing
 

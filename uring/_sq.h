@@ -109,7 +109,7 @@ static int64_t sq_enter(const struct uring *ring, uint32_t placed)
 /*
  * How many CQEs are there for Python, at least; without the lock. The tail first: a run that is not
  * on the list after that has none below it but what was taken, which is looked at last. In a mixed
- * CQ half as many, for all may take two places, and the one that fills a gap comes before such.
+ * CQ places tell too little: any may be filling, the last one, too, if what it was for had no room.
  */
 static uint32_t cq_glance(const struct uring *ring)
 {
@@ -117,7 +117,7 @@ static uint32_t cq_glance(const struct uring *ring)
     if (__atomic_load_n(&ring->runs, __ATOMIC_ACQUIRE) != NULL)
         return 0;
     int32_t ready = (int32_t)(tail - load_acquire(&ring->cq_taken));
-    return ready > 0 ? (uint32_t)ready >> ring->is_mixed : 0;
+    return ready > 0 && !ring->is_mixed ? (uint32_t)ready : 0;
 }
 
 static int64_t submit(struct uring *ring, uint32_t start, const char *sqes, uint32_t size,

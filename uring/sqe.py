@@ -384,7 +384,7 @@ class SQE(Queueable):
 
     `ring.queue(SQE(...))` is the escape hatch for what has no class yet. It is outside the safety
     promise: memory that `addr` points to is yours to keep alive until the terminal completion, and
-    its `user_data` is passed on as it is.
+    its `user_data` is passed on as it is; that of a zero-copy send must not be shared.
 
     Source: struct io_uring_sqe in linux/io_uring.h.
     """
@@ -409,6 +409,10 @@ class SQE(Queueable):
     @property
     def _notifies(self) -> bool:  # type: ignore[override]  # of the class, for the others
         return self.opcode in {Opcode.SEND_ZC, Opcode.SENDMSG_ZC}
+
+    @property
+    def _is_sole(self) -> bool:  # type: ignore[override]  # the same
+        return self._notifies  # or its notification might be taken for that of a `SendZc`
 
     def encode(self) -> bytes:
         """
