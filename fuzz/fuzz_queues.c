@@ -63,12 +63,19 @@ static int64_t glance_holds(int64_t ret)
     return ret;
 }
 
+/* Of those that complete more than once every other one is a send that notifies. */
+static uint8_t take_opcode(void)
+{
+    uint8_t opcode = take8();
+    return (opcode & 3) == 3 ? OP_SEND_ZC : opcode;
+}
+
 /* The next operation, which counts once the shim has placed it. */
 static void describe(uint32_t ahead, uint64_t user_data, int run, uint32_t place, int is_wide)
 {
     uint32_t serial = kernel.operation_count + ahead;
     kernel.operations[serial] = (struct operation){
-        .user_data = user_data, .opcode = take8(), .flags = take8(), .is_wide = (uint8_t)is_wide,
+        .user_data = user_data, .opcode = take_opcode(), .flags = take8(), .is_wide = (uint8_t)is_wide,
         .run = run, .place = place};
 }
 

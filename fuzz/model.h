@@ -183,7 +183,8 @@ static uint32_t consume(uint32_t most)
         operation->is_taken = 1;
         kernel.taken_count++;
         *request = (struct request){operation->user_data, 1 + (operation->opcode & 1),
-                                    operation->opcode >> 1 & 1, operation->run, operation->place};
+                                    operation->opcode == OP_SEND_ZC, operation->run,
+                                    operation->place};
         if (operation->run == NOBODY)
             request->left = 1 + (operation->opcode & 3);
         kernel.request_count++;

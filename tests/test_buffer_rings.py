@@ -916,6 +916,26 @@ def test_unregistered_under_a_multishot(
     assert ring.in_flight == 0
 
 
+def test_unread_completions_of_a_closed_incremental_group(ring: uring.Ring, pair: Sockets) -> None:
+    """What was received before the group was closed is found where it is; then all is let go of."""
+    group = ring.register_buffer_ring(2, size=16, incremental=True)
+    ring.queue(RecvMultishot(pair[0], group))
+    ring.submit()
+    for word in (b"abc", b"defgh", b"ij"):
+        pair[1].send(word)
+    assert bytes(take(ring)) == b"abc"
+    group.close()
+    assert [bytes(take(ring)) for _ in range(2)] == [b"defgh", b"ij"]
+    pair[1].close()
+    while ring.in_flight:
+        ring.copy_cqe(timeout=SECONDS)
+    block = weakref.ref(group._block.shim)
+    del group
+    ring.register_buffer_ring(1, size=8).close()
+    gc.collect()
+    assert block() is None
+
+
 @pytest.mark.parametrize("holds", [True, False])
 def test_memory_stays_while_something_may_write(
     ring: uring.Ring, pair: Sockets, *, holds: bool

@@ -218,14 +218,23 @@ class CallSide(Core):
     # ---- how it is done ----
 
     def _forget_lingering(self) -> None:
-        """Let the pins go of what was unregistered, if nothing in flight can be using it."""
+        """
+        Let the pins go of what was unregistered, if nothing in flight can be using it.
+
+        With the groups that are closed goes where their buffers stood: completions that were there
+        before are told from that, too.
+        """
         held = self._held
         before = held.lingering
         if not before:
             return
+        stays, groups = self._stays, [*held.groups.values()]
+        left = {block: stay for block, stay in stays.items() if block in groups}
         with contextlib.suppress(RingClosedError):
-            if not self.in_flight and held.lingering is before:  # no call from here to the store
+            # No call from the look to the stores.
+            if not self.in_flight and held.lingering is before and self._stays is stays:
                 held.lingering = ()
+                self._stays = left
 
     def _register(self, opcode: RegisterOpcode, argument: "CData", count: int) -> int:
         self._check_use()

@@ -191,7 +191,6 @@ class ProvideSide(CallSide):
                     raise
             lib.uring_buffers_close(block.shim)
             self._held.let_go(block)
-            self._stays = {key: stay for key, stay in self._stays.items() if key is not block}
             self._held.groups.pop(bgid, None)
             self._forget_lingering()
 
