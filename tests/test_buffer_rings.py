@@ -779,6 +779,13 @@ def test_incremental_group_is_refused_where_there_was_a_drain(
         ring.queue_all([drain] * 1000)
     ring.queue(op)
     assert ring.sq_ready() == 1
+    if how in {"batch", "many"}:
+        with pytest.raises(ValueError, match=r"queued and must come before.*: submit\(\) first"):
+            ring.run([drain])
+        ring.submit()
+        ring.cancel(any=True)
+        while ring.in_flight:  # or the drain would wait for it
+            ring.copy_cqe(timeout=SECONDS)
     if how == "queue":
         ring.queue(drain)
     elif how == "numbered":

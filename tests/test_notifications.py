@@ -129,6 +129,60 @@ def test_drained_zero_copy_send_is_refused(
     assert (ring.sq_ready(), ring.in_flight) == (0, 0)
 
 
+@pytest.mark.parametrize("send", SENDS)
+@pytest.mark.parametrize("how", ["queue", "queue_all", "run"])
+def test_zero_copy_send_is_refused_where_there_was_a_drain(
+    ring: Ring, udp: socket.socket, send: Callable[..., Any], how: str
+) -> None:
+    """The first behind a drain would hang with all that follows, though the drain has ended."""
+    sends = send(udp, b"abc"), send(udp, b"abc", user_data=5)
+    ring.queue(sends[0])  # in front of a drain it may stand
+    if how == "run":
+        with pytest.raises(ValueError, match=r"queued and must come before.*: submit\(\) first"):
+            ring.run([Nop().drained()])
+        ring.submit()
+    if how == "queue":
+        ring.queue(Nop().drained())
+    elif how == "queue_all":
+        ring.queue_all([sends[1], Nop(), Nop().drained()])
+    else:
+        ring.run([sends[1], Nop().drained()], timeout=SECONDS)
+    ring.submit()
+    while ring.in_flight:
+        assert ring.copy_cqe(timeout=SECONDS).res >= 0
+    for op in sends:
+        calls: list[Callable[[], object]] = [
+            lambda op=op: ring.queue(op),  # type: ignore[misc]  # mypy cannot infer it
+            lambda op=op: ring.queue_all([Nop(), op]),  # type: ignore[misc]  # the same
+            lambda op=op: ring.run([Nop(), op]),  # type: ignore[misc]  # the same
+        ]
+        for call in calls:
+            with pytest.raises(ValueError, match="ever given one"):
+                call()
+    assert list(ring.run([Nop()] * 9, timeout=SECONDS).res) == [0] * 9
+    assert ring.in_flight == 0
+
+
+@pytest.mark.parametrize("send", SENDS)
+def test_zero_copy_send_is_refused_in_what_is_drained(
+    ring: Ring, udp: socket.socket, send: Callable[..., Any]
+) -> None:
+    """A drain behind it in its chain is one of the whole chain, and so is one before it."""
+    first, drained = send(udp, b"abc").linked(), Nop().drained()
+    for ops in ([first, drained], [first, Nop().linked(), drained], [drained, send(udp, b"abc")]):
+        for call in (lambda ops=ops: ring.queue_all(ops), lambda ops=ops: uring.Batch(ops)):
+            with pytest.raises(ValueError, match="would wait for its own notification"):
+                call()
+    ring.queue(first)
+    ring.queue(Nop().linked())
+    with pytest.raises(ValueError, match="would wait for its own notification"):
+        ring.queue(drained)
+    ring.queue_all([Nop(), send(udp, b"abc")])
+    ring.submit()
+    while ring.in_flight:
+        assert ring.copy_cqe(timeout=SECONDS).res >= 0
+
+
 def test_notification_ends_nothing_but_its_own_kind(
     ring: uring.Ring, pipe: tuple[int, int], udp: socket.socket
 ) -> None:

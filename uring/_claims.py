@@ -44,16 +44,46 @@ def skips(record: Record) -> bool:
 
 def keeps_to_its_kind(op: Queueable) -> bool:
     """Whether it shares its number only with operations of its own class."""
-    return op._makes_descriptor or (op._notifies and not isinstance(op, SQE))
+    return op._makes_descriptor or notifies(op)
 
 
-def check_drained(op: Queueable, encoded: bytes) -> None:
-    """Refuse what Linux 6.18 would never complete, nor could cancel: see operations/zerocopy.py."""
-    if op._notifies and is_drained(encoded) and not isinstance(op, SQE):
-        raise ValueError(
-            f"{op!r} has IO_DRAIN, and so would wait for its own notification, for ever: wait for"
-            " what is in flight, and then queue it without"
-        )
+def notifies(op: Queueable | None) -> bool:
+    """Whether it is a zero-copy send, of which more is known than the bytes of an `SQE`."""
+    return op is not None and op._notifies and not isinstance(op, SQE)
+
+
+def check_drains(
+    ops: Sequence[Queueable],
+    encoded: Sequence[bytes],
+    chain: Sequence[Queueable | None] = (),
+    *,
+    has_drained: bool = False,
+) -> None:
+    """
+    Refuse what Linux 6.18 would never complete, nor could cancel: see operations/zerocopy.py.
+
+    Args:
+        ops: operations in the order in which they are queued.
+        encoded: their SQEs.
+        chain: what is queued already, if they go on with a chain.
+        has_drained: whether the ring was ever given an operation with IO_DRAIN.
+
+    Raises:
+        ValueError: a zero-copy send and a drain do not go together here.
+    """
+    members = [*chain]
+    for op, record in zip(ops, encoded, strict=True):
+        members.append(op)
+        has_drained = has_drained or is_drained(record)
+        waiting = [each for each in members if notifies(each)]
+        if has_drained and (notifies(op) or (is_drained(record) and waiting)):
+            raise ValueError(
+                f"{(waiting or [op])[0]!r} would wait for its own notification, for ever, together"
+                " with an operation with IO_DRAIN, or on a ring that was ever given one: copy it,"
+                " as Send does, or send on another ring"
+            )
+        if not is_linked(record):
+            members.clear()
 
 
 def operation_of(subject: Subject) -> Queueable | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from uring import _teardown
 from uring._checks import check_range
-from uring._claims import FIRST_DRAWN, Record, Subject, check_drained
+from uring._claims import FIRST_DRAWN, Record, Subject
 from uring._core import Core
 from uring._pledges import UNKNOWN_RING, Alias, MessagePledge, Pledge, Promised, RenamePledge
 from uring._setup import RingParams
@@ -78,7 +78,6 @@ class RecordSide(Core):
         if op._is_probed:
             self._check_opcode(op, encoded[0])
         if op._notifies:  # its completions must be looked at: see _ending()
-            check_drained(op, encoded)
             self._is_plain = False
             self._in_flight.has_pledges = True
         if not prepared and len(encoded) != SQE_SIZE and not self._has_sqe128:

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, overload
 
 from uring import _memory
-from uring._claims import FIRST_DRAWN, RunInFlight
+from uring._claims import FIRST_DRAWN, RunInFlight, check_drains, notifies, operation_of
 from uring._completion import CompletionSide, deadline_ns
 from uring._ffi import ffi, lib
 from uring._setup import RingParams
@@ -30,6 +30,7 @@ from uring.completions import Completions, close_all, uncollected_descriptors
 from uring.errors import UringError
 from uring.flags import RegisterOpcode, SQEFlags
 from uring.operations import AsyncCancel
+from uring.registry.buffer_rings import is_eager
 from uring.registry.cancel import CANCEL_ANSWERS, sync_cancel
 from uring.sqe import SQE_SIZE, UINT32_MAX, Queueable
 from uring.statx import StatxCompletions, StatxMany
@@ -218,8 +219,11 @@ class RunSide(SubmissionSide, CompletionSide):
                 f"a chain of {batch._longest_chain} operations does not fit in"
                 f" {self._params.sq_entries} entries, and cannot be split: make the ring with more"
             )
+        if batch._notifies and self._in_flight.has_drained:
+            check_drains(batch._ops, [bytes(2)] * batch._count, has_drained=True)
         if batch._has_drained:
             with self._lock:  # not between somebody's last look and what he queues upon it
+                self._check_queued()
                 self._in_flight.has_drained = True
         return self._run(batch, end_ns)
 
@@ -270,6 +274,15 @@ class RunSide(SubmissionSide, CompletionSide):
             except MemoryError:  # then the next one makes its own
                 return completions
         return completions
+
+    def _check_queued(self) -> None:
+        """Refuse a drain that would come before what was queued in front of it."""
+        for record in self._records():
+            op = operation_of(record[2])
+            if notifies(op) or is_eager(op):
+                raise ValueError(
+                    f"{op!r} is queued and must come before the IO_DRAIN of a batch: submit() first"
+                )
 
     def _claim(self, run: Run) -> None:
         with self._lock:

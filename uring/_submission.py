@@ -19,7 +19,14 @@ from array import array
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from uring._claims import FIRST_DRAWN, Record, keeps_to_its_kind, skips
+from uring._claims import (
+    FIRST_DRAWN,
+    Record,
+    check_drains,
+    keeps_to_its_kind,
+    operation_of,
+    skips,
+)
 from uring._ffi import ffi, lib
 from uring._inflight import Recent
 from uring._records import RecordSide
@@ -146,13 +153,16 @@ class SubmissionSide(RecordSide):
         needs_care = high or needs_claims(op, record) or is_drained(record[1])
         if needs_care or self._in_flight.claims:
             with self._lock:
-                self._check_groups([op], [record])
+                self._check_place([op], [record])
                 self._claim_and_append([record], high)
-        elif op._takes_buffer:
+        elif op._takes_buffer or op._notifies:
             with self._lock:
-                # No call between the end of that and the next.
-                check_group(op, record[1], self)
-                pending.append(record)
+                while True:
+                    has_drained = self._in_flight.has_drained
+                    self._check_place([op], [record])
+                    if self._in_flight.has_drained == has_drained:  # no call to the next line
+                        pending.append(record)
+                        break
         else:  # no call between the look at the claims and this
             pending.append(record)
         self._check_kept()
@@ -195,7 +205,7 @@ class SubmissionSide(RecordSide):
                 )
             if len(self._pending) - 1 + len(records) > self._room:
                 self._make_room(len(records))
-            self._check_groups(ops, records)
+            self._check_place(ops, records)
             if needs_care or self._in_flight.claims:
                 self._claim_and_append(records, high)
             else:  # no call between the look at the claims and this
@@ -220,12 +230,26 @@ class SubmissionSide(RecordSide):
         tail = (counters.sq_tail - 1) & UINT32_MAX
         return is_linked(ffi.buffer(self._placed_sqe(tail), SQE_SIZE)[:])
 
-    def _check_groups(self, ops: Sequence[Queueable], records: Sequence[Record]) -> None:
-        """
-        Look whether operations may take buffers from their groups.
+    def _open_chain(self) -> list[Queueable | None]:
+        """The operations of the chain that what is queued next goes on with."""
+        chain: list[Queueable | None] = []
+        last = self._pending[-1]
+        if isinstance(last, int) or not is_linked(last[1]):
+            return chain
+        for record in reversed(self._records()):
+            if not is_linked(record[1]):
+                break
+            chain.append(operation_of(record[2]))
+        return chain
 
-        The lock is held, with which groups are closed and others get their numbers.
+    def _check_place(self, ops: Sequence[Queueable], records: Sequence[Record]) -> None:
         """
+        Look whether operations may stand where they are to be queued, and take from their groups.
+
+        The lock is held: with it groups are closed and others get their numbers, and drains queued.
+        """
+        encoded = [record[1] for record in records]
+        check_drains(ops, encoded, self._open_chain(), has_drained=self._in_flight.has_drained)
         before = None
         for op, record in zip(ops, records, strict=True):
             if op._takes_buffer:

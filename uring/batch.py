@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, overload
 
 from uring import _columns, _memory
-from uring._claims import check_drained
+from uring._claims import check_drains, notifies
 from uring.completions import EMPTY, Answer, Completions
 from uring.flags import SQEFlags
 from uring.operations import Read, Write
@@ -87,6 +87,7 @@ class Batch:
         "_fresh",
         "_has_drained",
         "_longest_chain",
+        "_notifies",
         "_ops",
         "_pins",
         "_runs",
@@ -110,6 +111,8 @@ class Batch:
     _longest_chain: int
     _has_drained: bool
     """Whether any operation has IO_DRAIN."""
+    _notifies: bool
+    """Whether any is a zero-copy send."""
     _runs: list[Any]
     """Runs that have ended, whose memory the next one takes: see _running."""
 
@@ -129,6 +132,7 @@ class Batch:
             if pin is not None and op._keeps_memory:
                 fresh.append(index)
                 first_pins.append(pin)
+        check_drains(ops, records)
         if records and is_linked(records[-1]):  # else to whatever is submitted behind it
             last = records[-1]
             records[-1] = bytes([last[0], last[1] & ~LINKED]) + last[2:]
@@ -138,6 +142,7 @@ class Batch:
         self._longest_chain = _longest_chain(records)
         sqes, _ = _memory.pinned(b"".join(records), write=False)
         self._hold(ops, sqes, pins)
+        self._notifies = any(map(notifies, ops))
 
     def _hold(self, ops: Sequence[Queueable], sqes: "CData", pins: object) -> None:
         self._ops = ops
@@ -146,6 +151,7 @@ class Batch:
         self._runs = []
         kinds = {*_memory.bytes_of(sqes)[1::SQE_SIZE]}  # of their flags
         self._has_drained = any(is_drained(bytes([0, flags])) for flags in kinds)
+        self._notifies = False
         self._sqes = sqes
 
     def _check_new(self) -> None:
@@ -209,7 +215,6 @@ def _encode(index: int, op: Queueable) -> tuple[bytes, object]:
     if not isinstance(op, Queueable):
         raise TypeError(f"operation {index} of the batch is not an operation: {op!r}")
     record, pin = op._prepared or encoded(op)
-    check_drained(op, record)
     if is_multishot(record) or op._is_multishot:
         raise ValueError(
             f"operation {index}, {op!r}, is multishot: it has many results, and a run gives one"

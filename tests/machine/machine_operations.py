@@ -142,9 +142,7 @@ def write(place: Place, a: int, b: int) -> Expected | None:
         lent = []  # the views pin it, too
     elif kind == 3 and channel.is_socket:
         op = uring.Send(fd, memory, flags=flags)
-    elif kind in {4, 5} and channel.is_socket and not place.model.is_held_up:
-        # Behind a drain that waits, a zero-copy send holds the drain up for ever: measured on 6.18,
-        # the request for its notification counts among those before the drain.
+    elif kind in {4, 5} and channel.is_socket and not place.model.was_drained:
         op = uring.SendZc(fd, memory)
         is_zero_copy = True
     else:

@@ -7,9 +7,10 @@ complete once or twice: `more` says which, but for one that the failure of its c
 that completes with ECANCELED, without `more`, and all the same with a notification.
 
 Linux 6.18 counts the notification among what comes before the send itself. So with IO_DRAIN it
-would wait for itself for ever, and is refused; and so does one that is submitted while a drained
-operation waits, or in a chain behind one: nothing can cancel those, and `Ring.close()` gives up on
-them after 30 s. Wait for what is in flight, and then send, instead.
+would wait for itself for ever, and nothing could cancel it; and the same becomes of one that is
+submitted while a drained operation waits, in a chain with one, or as the first one after that has
+ended. So they are refused on a ring that was ever given an operation with IO_DRAIN: send by copy
+there, or on another ring.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -245,6 +245,13 @@ _OP_FLAGS: Final = slice(28, 32)  # of the record
 _WAITERS: Final = frozenset({int(Opcode.RECV), int(Opcode.RECVMSG)})
 
 
+def is_eager(op: Any) -> bool:
+    """Whether it might take a part of an incremental buffer where there is no data yet."""
+    if op is None or not op._takes_buffer or op._waits_for_data:
+        return False
+    return isinstance(op.group, BufferRing) and op.group._block.is_incremental
+
+
 def check_group(op: Any, record: bytes, ring: Any, before: bytes | None = None) -> None:
     """
     Look whether an operation may take buffers from its group on this ring.
