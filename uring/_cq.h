@@ -125,7 +125,8 @@ static const unsigned char blot[CQE_SIZE] = {255, 255, 255, 255, 255, 255, 255, 
                                              255, 255, 255, 255, 255, 255, 255, 255};
 
 struct mixed_place {
-    const char *cqe;       /* NULL: nothing to be taken */
+    const char *cqe;
+    uint32_t count;        /* 1, or 0: nothing to be taken */
     uint32_t size, places; /* in bytes, in the CQ */
     uint32_t is_filler;
 };
@@ -133,13 +134,15 @@ struct mixed_place {
 static struct mixed_place mixed_look(const struct uring *ring, uint32_t place,
                                      uint32_t after_filler)
 {
-    struct mixed_place found = {.cqe = cq_at(ring, place), .size = CQE_SIZE, .places = 1};
+    struct mixed_place found = {
+        .cqe = cq_at(ring, place), .count = 1, .size = CQE_SIZE, .places = 1};
     uint32_t flags = load_acquire((const uint32_t *)(const void *)(found.cqe + CQE_FLAGS));
     if ((place & ring->cq_mask) == 0 &&
         (memcmp(found.cqe, blot, CQE_SIZE) == 0 || place - ring->cq_taken == ring->cq_entries)) {
-        found.cqe = after_filler ? cq_at(ring, place - 1) : NULL;
+        found.cqe = cq_at(ring, place - 1);
+        found.count = after_filler;
     } else if (flags & CQE_SKIP) {
-        found.cqe = NULL;
+        found.count = 0;
         found.is_filler = 1;
     } else if (flags & CQE_F_32 && (place & ring->cq_mask) != ring->cq_mask) { /* none wraps */
         found.size = 2 * CQE_SIZE;
@@ -155,7 +158,7 @@ __attribute__((noinline)) static uint32_t mixed_count(const struct uring *ring)
     uint32_t tail = load_acquire(ring->cq_tail);
     while ((int32_t)(tail - place) > 0) {
         struct mixed_place found = mixed_look(ring, place, after_filler);
-        count += found.cqe != NULL;
+        count += found.count;
         place += found.places;
         after_filler = found.is_filler;
     }
@@ -169,7 +172,7 @@ __attribute__((noinline)) static uint32_t mixed_take(struct uring *ring, uint32_
     uint32_t end = taken + ready;
     while ((int32_t)(end - taken) > 0) {
         struct mixed_place found = mixed_look(ring, taken, ring->after_filler);
-        if (found.cqe != NULL) {
+        if (found.count > 0) {
             char cqe[2 * CQE_SIZE] = {0};
             memcpy(cqe, found.cqe, found.size);
             if (ring->runs == NULL || !run_takes(ring, cqe)) {
