@@ -367,7 +367,12 @@ class Queueable:
         return self._with(SQEFlags.IO_HARDLINK)
 
     def drained(self) -> Self:
-        """Return a copy with IOSQE_IO_DRAIN: starts when all submitted before it has ended."""
+        """
+        Return a copy with IOSQE_IO_DRAIN: starts when all submitted before it has ended.
+
+        A ring that was given one refuses zero-copy sends from then on, and what takes incremental
+        buffers but `RecvMultishot` and `RecvmsgMultishot`: Linux 6.18 would not do them right.
+        """
         return self._with(SQEFlags.IO_DRAIN)
 
     def _with(self, flag: SQEFlags) -> Self:
