@@ -71,19 +71,21 @@ def check_drains(
     Raises:
         ValueError: a zero-copy send and a drain do not go together here.
     """
-    members = [*chain]
+    if not chain and not any(op._notifies for op in ops):
+        return
+    send = next(filter(notifies, chain), None)  # of the chain that `op` is in
     for op, record in zip(ops, encoded, strict=True):
-        members.append(op)
         has_drained = has_drained or is_drained(record)
-        waiting = [each for each in members if notifies(each)]
-        if has_drained and (notifies(op) or (is_drained(record) and waiting)):
+        if notifies(op):
+            send = op
+        if send is not None and has_drained and (send is op or is_drained(record)):
             raise ValueError(
-                f"{(waiting or [op])[0]!r} would wait for its own notification, for ever, together"
-                " with an operation with IO_DRAIN, or on a ring that was ever given one: copy it,"
-                " as Send does, or send on another ring"
+                f"{send!r} would wait for its own notification, for ever, together with an"
+                " operation with IO_DRAIN, or on a ring that was ever given one: copy it, as Send"
+                " does, or send on another ring"
             )
         if not is_linked(record):
-            members.clear()
+            send = None
 
 
 def operation_of(subject: Subject) -> Queueable | None:

@@ -305,7 +305,7 @@ def _check_incremental(op: Any, record: bytes, ring: Any, before: bytes | None) 
             f"{group!r} is incremental, which goes with {type(op).__name__} only outside of chains:"
             " queue it alone, or use RecvMultishot"
         )
-    if is_drained(record) or ring._in_flight.has_drained:  # no call from here on
+    if is_drained(record) or ring._in_flight.has_drained:
         raise ValueError(
             f"{group!r} is incremental, which goes with {type(op).__name__} only on a ring that was"
             " never given an operation with IO_DRAIN: use RecvMultishot, or another ring"
