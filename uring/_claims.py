@@ -52,6 +52,12 @@ def notifies(op: Queueable | None) -> bool:
     return op is not None and op._notifies and not isinstance(op, SQE)
 
 
+def may_notify(ops: Iterable[Queueable]) -> bool:
+    """Whether one of these might be a zero-copy send: a quick look, by their classes."""
+    kinds: set[Any] = {*map(type, ops)}
+    return any(kind._notifies for kind in kinds)
+
+
 def check_drains(
     ops: Sequence[Queueable],
     encoded: Sequence[bytes],
@@ -71,7 +77,7 @@ def check_drains(
     Raises:
         ValueError: a zero-copy send and a drain do not go together here.
     """
-    if not chain and not any(op._notifies for op in ops):
+    if not chain and not may_notify(ops):
         return
     send = next(filter(notifies, chain), None)  # of the chain that `op` is in
     for op, record in zip(ops, encoded, strict=True):

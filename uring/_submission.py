@@ -196,7 +196,7 @@ class SubmissionSide(RecordSide):
         numbers = [record[0] for record in records]
         high = [number for op in ops for number in _high(op.user_data)]
         needs_care = bool(high) or any(map(needs_claims, ops, records))
-        needs_care = needs_care or any(is_drained(record[1]) for record in records)
+        needs_care = needs_care or is_drained(*[record[1] for record in records])
         with self._lock:
             if len(records) > self._params.sq_entries:
                 raise SubmissionQueueFull(
@@ -248,13 +248,15 @@ class SubmissionSide(RecordSide):
 
         The lock is held: with it groups are closed and others get their numbers, and drains queued.
         """
+        chain = self._open_chain()
+        kinds: set[Any] = {*map(type, ops)}
+        if not chain and not any(kind._takes_buffer or kind._notifies for kind in kinds):
+            return
         encoded = [record[1] for record in records]
-        check_drains(ops, encoded, self._open_chain(), has_drained=self._in_flight.has_drained)
-        before = None
-        for op, record in zip(ops, records, strict=True):
+        check_drains(ops, encoded, chain, has_drained=self._in_flight.has_drained)
+        for op, record, before in zip(ops, encoded, [None, *encoded], strict=False):
             if op._takes_buffer:
-                check_group(op, record[1], self, before)
-            before = record[1]
+                check_group(op, record, self, before)
 
     def _claim_and_append(self, records: Sequence[Record], high: Sequence[int]) -> None:
         """
@@ -269,7 +271,7 @@ class SubmissionSide(RecordSide):
         if high:
             in_flight.has_high = True  # before the look: who draws looks the other way round
             in_flight.check_runs(high)
-        has_drained = any(is_drained(record[1]) for record in records)
+        has_drained = is_drained(*[record[1] for record in records])
         while True:
             self._trim()
             before = in_flight.claims_made

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, overload
 
 from uring import _columns, _memory
-from uring._claims import check_drains, notifies
+from uring._claims import check_drains, may_notify, notifies
 from uring.completions import EMPTY, Answer, Completions
 from uring.flags import SQEFlags
 from uring.operations import Read, Write
@@ -142,15 +142,15 @@ class Batch:
         self._longest_chain = _longest_chain(records)
         sqes, _ = _memory.pinned(b"".join(records), write=False)
         self._hold(ops, sqes, pins)
-        self._notifies = any(map(notifies, ops))
+        self._notifies = may_notify(ops) and any(map(notifies, ops))
 
     def _hold(self, ops: Sequence[Queueable], sqes: "CData", pins: object) -> None:
         self._ops = ops
         self._count = len(ops)
         self._pins = _Pins([pins])
         self._runs = []
-        kinds = {*_memory.bytes_of(sqes)[1::SQE_SIZE]}  # of their flags
-        self._has_drained = any(is_drained(bytes([0, flags])) for flags in kinds)
+        flags = {*_memory.bytes_of(sqes)[1::SQE_SIZE]}
+        self._has_drained = is_drained(*[bytes([0, each]) for each in flags])
         self._notifies = False
         self._sqes = sqes
 

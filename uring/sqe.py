@@ -233,9 +233,9 @@ def is_linked(record: bytes) -> bool:
     return bool(record[1] & LINKED)
 
 
-def is_drained(record: bytes) -> bool:
-    """Whether an encoded operation starts only when all before it have completed."""
-    return bool(record[1] & _DRAIN)
+def is_drained(*records: bytes) -> bool:
+    """Whether one of these encoded operations starts only when all before it have completed."""
+    return any(flags & _DRAIN for flags in {record[1] for record in records})
 
 
 Filename = str | bytes | tuple[str | bytes, str | bytes] | None
