@@ -138,7 +138,7 @@ uring.Ring.copy_cqes = uring.Ring.copy_cqe = uring.Ring.peek_cqes = hang
     [
         pytest.param(LOSE, "1 lost, of", id="a lost completion"),
         pytest.param(DOUBLE, "nobody waits for CQE", id="doubled completions"),
-        pytest.param(KEEP_PINS, "is still pinned", id="pins that stay"),
+        pytest.param(KEEP_PINS, " pinned", id="pins that stay"),
         pytest.param(KEEP_RINGS, "open_rings: ", id="rings that stay"),
         pytest.param(KEEP_LEASES, "were not given back", id="buffers that stay"),
         pytest.param(LEAK, "descriptors: ", id="leaked descriptors"),
