@@ -54,4 +54,4 @@ def numbers(values: "array[int]") -> int:
 
 def address(buffer: object) -> int:
     """Return the address of a writable buffer, which must outlive its use."""
-    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))  # type: ignore[arg-type]  # any buffer
+    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))  # type: ignore[arg-type]  # ctypes checks it itself

@@ -9,7 +9,7 @@ that happen to start on a page.
 from functools import partial
 from typing import Any
 
-import liburing as untyped  # type: ignore[import-untyped,import-not-found,unused-ignore]  # a peer
+import liburing as untyped  # type: ignore[import-untyped,import-not-found,unused-ignore]  # untyped, and not always there
 from ways import Ways, repeated
 from work import ENTRIES, NOPS, READS, Line, Memory, Work
 

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Any
 
-import uring_api as untyped  # type: ignore[import-untyped,import-not-found,unused-ignore]  # a peer
+import uring_api as untyped  # type: ignore[import-untyped,import-not-found,unused-ignore]  # untyped, and not always there
 from ways import Ways, repeated
 from work import ENTRIES, READS, Line, Memory, Work
 

@@ -212,7 +212,7 @@ def until() -> Callable[..., None]:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"not within {seconds} s"
-            time.sleep(0.001)  # lets the others run
+            time.sleep(0.001)  # lets the others run; there is no descriptor to wait on
 
     return _until
 

@@ -31,7 +31,7 @@ FLOORS = [
     {"_setup", "_file_memory", "_structures", "_messages", "_pledges"},
     {"_kernel"},
     {"_leases", "_sockaddr"},
-    {"completions", "_memory"},
+    {"completions", "_memory", "_order"},
     {"errors", "sqe", "_values", "file_flags"},
     {"flags", "_ffi", "_checks"},
     {"_uring"},

@@ -16,10 +16,11 @@ from typing import Any, Final, Protocol
 
 import attrs
 
+from uring._order import notifies
 from uring._pledges import Pledge
 from uring.completions import Answer
 from uring.flags import Opcode, SQEFlags
-from uring.sqe import SQE, Queueable, is_drained, is_linked
+from uring.sqe import Queueable, is_linked
 
 FIRST_DRAWN: Final = 2**63
 """From here upwards the ring draws the numbers of operations that were given none."""
@@ -45,53 +46,6 @@ def skips(record: Record) -> bool:
 def keeps_to_its_kind(op: Queueable) -> bool:
     """Whether it shares its number only with operations of its own class."""
     return op._makes_descriptor or notifies(op)
-
-
-def notifies(op: Queueable | None) -> bool:
-    """Whether it is a zero-copy send, of which more is known than the bytes of an `SQE`."""
-    return op is not None and op._notifies and not isinstance(op, SQE)
-
-
-def may_notify(ops: Iterable[Queueable]) -> bool:
-    """Whether one of these might be a zero-copy send: a quick look, by their classes."""
-    kinds: set[Any] = {*map(type, ops)}
-    return any(kind._notifies for kind in kinds)
-
-
-def check_drains(
-    ops: Sequence[Queueable],
-    encoded: Sequence[bytes],
-    chain: Sequence[Queueable | None] = (),
-    *,
-    has_drained: bool = False,
-) -> None:
-    """
-    Refuse what Linux 6.18 would never complete, nor could cancel: see operations/zerocopy.py.
-
-    Args:
-        ops: operations in the order in which they are queued.
-        encoded: their SQEs.
-        chain: what is queued already, if they go on with a chain.
-        has_drained: whether the ring was ever given an operation with IO_DRAIN.
-
-    Raises:
-        ValueError: a zero-copy send and a drain do not go together here.
-    """
-    if not chain and not may_notify(ops):
-        return
-    send = next(filter(notifies, chain), None)  # of the chain that `op` is in
-    for op, record in zip(ops, encoded, strict=True):
-        has_drained = has_drained or is_drained(record)
-        if notifies(op):
-            send = op
-        if send is not None and has_drained and (send is op or is_drained(record)):
-            raise ValueError(
-                f"{send!r} would wait for its own notification, for ever, together with an"
-                " operation with IO_DRAIN, or on a ring that was ever given one: copy it, as Send"
-                " does, or send on another ring"
-            )
-        if not is_linked(record):
-            send = None
 
 
 def operation_of(subject: Subject) -> Queueable | None:

@@ -20,9 +20,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, overload
 
 from uring import _memory
-from uring._claims import FIRST_DRAWN, RunInFlight, check_drains, notifies, operation_of
+from uring._claims import FIRST_DRAWN, RunInFlight, operation_of
 from uring._completion import CompletionSide, deadline_ns
 from uring._ffi import ffi, lib
+from uring._order import check_drains, notifies
 from uring._setup import RingParams
 from uring._submission import SubmissionSide
 from uring.batch import Batch

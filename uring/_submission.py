@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any, Final
 from uring._claims import (
     FIRST_DRAWN,
     Record,
-    check_drains,
     keeps_to_its_kind,
     operation_of,
     skips,
 )
 from uring._ffi import ffi, lib
 from uring._inflight import Recent
+from uring._order import check_drains
 from uring._records import RecordSide
 from uring._setup import RingParams
 from uring.errors import SubmissionQueueFull

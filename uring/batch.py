@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, overload
 
 from uring import _columns, _memory
-from uring._claims import check_drains, may_notify, notifies
+from uring._order import check_drains, may_notify, notifies
 from uring.completions import EMPTY, Answer, Completions
 from uring.flags import SQEFlags
 from uring.operations import Read, Write

@@ -9,6 +9,7 @@ import errno
 import mmap
 import os
 import random
+import select
 import signal
 import struct
 import sys
@@ -74,11 +75,9 @@ def round_of(path: str, flags: int, seed: int, seconds: float) -> int:
         reported += pipe.read(_report.size)  # it is at work
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
-            os.set_blocking(read, False)
-            reported += pipe.read(1 << 16) or b""
-            time.sleep(min(left, 0.001))  # it goes on meanwhile
+            if select.select([pipe], [], [], left)[0]:
+                reported += pipe.read(1 << 16)
         os.kill(child, signal.SIGKILL)
-        os.set_blocking(read, True)
         while more := pipe.read(1 << 16):
             reported += more
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
