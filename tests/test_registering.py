@@ -115,7 +115,8 @@ def big_read(ring: Ring, fd: int) -> None:
 def test_cancel_waits_for_what_is_running(ring: Ring) -> None:
     """What a worker has begun is waited for: when it returns, the completion is there."""
     with Path("/dev/urandom").open("rb", buffering=0) as source:
-        for _ in range(50):  # seldom one ends by itself, just before the kernel looks
+        # One that ends as soon as it is told to is, for the kernel, seldom one that it has found.
+        for _ in range(50):
             big_read(ring, source.fileno())
             found = ring.cancel(9)
             is_there = ring.cq_ready()
@@ -129,7 +130,7 @@ def test_cancel_waits_for_what_is_running(ring: Ring) -> None:
 def test_cancel_says_when_the_time_is_over(ring: Ring) -> None:
     """Without time to wait, what is running is left to end, with a TimeoutError."""
     with Path("/dev/urandom").open("rb", buffering=0) as source:
-        for _ in range(50):  # seldom one ends at once, while the kernel looks
+        for _ in range(50):  # one that ends as soon as it is told to leaves no time to be over
             big_read(ring, source.fileno())
             try:
                 ring.cancel(9, timeout=0)

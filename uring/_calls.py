@@ -114,8 +114,8 @@ class CallSide(Core):
 
         Returns:
             How many were found: with `all` or `any` a count, else 1; 0 when there was none, and
-            seldom also when it was just passing to a worker thread. When it had to wait, the count
-            is not certain, but at least 1.
+            seldom also when it was just passing to a worker thread, or ended as soon as that was
+            told to stop. When it had to wait, the count is not certain, but at least 1.
 
         Raises:
             TimeoutError: something is still running -> its completion comes when it has ended.
