@@ -11,3 +11,8 @@ The layers, from the top; each imports only from those below it::
     _streams                 several completions of one operation
     _asyncio  _trio  _loop   what is asked of a loop
 """
+
+from uring.aio._ring import Ring, ring
+from uring.aio._streams import Stream
+
+__all__ = ["Ring", "Stream", "ring"]

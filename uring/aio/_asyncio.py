@@ -1,0 +1,90 @@
+"""asyncio, and whatever has its interface, such as uvloop."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+from uring.aio._loop import Call, Closing
+from uring.completions import CQE
+
+
+class AsyncioCall(asyncio.Future[None], Call):
+    """A future that is cancelled only when the kernel has let go."""
+
+    number = 0
+    cqe: CQE | None = None
+    error: Exception | None = None
+    is_cancelled = False
+    is_dropped = False
+    _cancel: Callable[[Call], None]
+    _message: Any = None
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Have the operation cancelled."""
+        if self.done():
+            return False
+        self._message = msg
+        self.is_cancelled = True
+        self._cancel(self)
+        return True
+
+    def wake(self) -> None:
+        """Let the task go on."""
+        if self.done():
+            return
+        if self.is_cancelled:
+            super().cancel(self._message)
+        else:
+            self.set_result(None)
+
+
+class AsyncioLoop:
+    """A loop of asyncio's."""
+
+    def __init__(self) -> None:
+        self.key = self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self.at_end_of_turn: Callable[[Callable[[], None]], object] = self._loop.call_soon
+        self._guard: AsyncGenerator[None, None] | None = None
+
+    def call(self, cancel: Callable[[Call], None]) -> AsyncioCall:
+        """Make a future."""
+        call = AsyncioCall(loop=self._loop)
+        call._cancel = cancel
+        return call
+
+    def watch(self, fd: int, act: Callable[[], None]) -> None:
+        """Add a reader."""
+        self._loop.add_reader(fd, act)
+
+    def unwatch(self, fd: int) -> None:
+        """Remove the reader, if the loop still is."""
+        if self.is_here():
+            self._loop.remove_reader(fd)
+
+    def is_here(self) -> bool:
+        """Whether this is its thread, and it is not closed."""
+        return threading.get_ident() == self._thread and not self._loop.is_closed()
+
+    async def checkpoint(self) -> None:
+        """Do nothing: asyncio expects no task to stop when it need not."""
+
+    def close_with_loop(self, closing: Closing) -> None:
+        """
+        Have something closed when the loop ends.
+
+        There is no hook for that but this: a loop closes its asynchronous generators, in
+        shutdown_asyncgens(), which asyncio.run() and its like call.
+        """
+
+        async def guard() -> AsyncGenerator[None, None]:
+            try:
+                yield
+            finally:
+                await closing.aclose()
+
+        self._guard = guard()
+        with contextlib.suppress(StopIteration):  # up to its yield, where nothing is waited for
+            self._guard.__anext__().__await__().__next__()

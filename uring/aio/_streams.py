@@ -1,0 +1,211 @@
+"""Streams: the completions of one operation that posts several, as an asynchronous iterator."""
+
+import collections
+import errno
+import warnings
+import weakref
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Final, Self
+
+from uring._checks import check_range
+from uring._streaming import StreamEnd, end_of
+from uring.completions import CQE, close_all, descriptors_of
+from uring.operations import (
+    AcceptMultishot,
+    PollMultishot,
+    ReadMultishot,
+    RecvBundleMultishot,
+    RecvmsgMultishot,
+    RecvMultishot,
+)
+from uring.sqe import UINT32_MAX, Queueable
+
+if TYPE_CHECKING:
+    from uring.aio._loop import Call
+    from uring.aio._ring import Ring
+
+UNREAD_MAX: Final = 256
+"""How many completions are kept for a slow reader before the kernel must stop."""
+
+_CAN_PAUSE: Final = (
+    AcceptMultishot,
+    PollMultishot,
+    ReadMultishot,
+    RecvMultishot,
+    RecvBundleMultishot,
+    RecvmsgMultishot,
+)
+"""What loses nothing when it is cancelled and begun again: the kernel keeps what it has not told."""
+
+
+class _Intake:
+    """What the ring knows of a stream: enough for one that was dropped to be noticed."""
+
+    __slots__ = ("_stream",)
+
+    def __init__(self, stream: "Stream") -> None:
+        self._stream = weakref.ref(stream)
+
+    def take(self, cqe: CQE) -> None:
+        """Pass a completion on, or let go of what nobody will see."""
+        stream = self._stream()
+        if stream is None:
+            close_all([None, *descriptors_of(cqe)])
+        else:
+            stream._take(cqe)
+
+    def fail(self, error: Exception) -> None:
+        """Pass on why the operation could not be queued."""
+        stream = self._stream()
+        if stream is not None:
+            stream._error = error
+            stream.outcome = StreamEnd.FAILED
+            self.wake()
+
+    def wake(self) -> None:
+        """Have the reader look."""
+        stream = self._stream()
+        if stream is not None and stream._waiter is not None:
+            stream._waiter.wake()
+
+
+class Stream(AsyncIterator[CQE]):
+    """
+    The completions of one operation, as they come: `Ring.stream()` makes it.
+
+    Iterating ends behind the terminal completion; `outcome` then tells why. Each completion is
+    there once: its descriptor is the reader's to close, its lease the reader's to release. One task
+    may read it at a time.
+
+    When as many are unread as `limit` says, the operation is cancelled, and begun again when they
+    have been read: what a slow reader does not accept or receive waits in the kernel. Timers and
+    commands of drivers are not paused, as nobody would keep what they have to tell meanwhile.
+
+    Leaving the `async with` block early cancels the operation, waits for its end, closes the
+    descriptors that nobody has seen and gives the unread buffers back.
+    """
+
+    def __init__(self, ring: "Ring", op: Queueable, limit: int) -> None:
+        self._is_open = False  # for __del__, should one of the next raise
+        check_range("limit", limit, 1, UINT32_MAX)
+        self._ring = ring
+        self._limit = limit
+        self._can_pause = isinstance(op, _CAN_PAUSE)
+        self._pause_is_asked = False
+        self._is_paused = False
+        self._unread: collections.deque[CQE] = collections.deque()
+        self._waiter: Call | None = None
+        self._error: Exception | None = None
+        self.op = op
+        """The operation."""
+        self.outcome: StreamEnd | None = None
+        """Why it has ended; None while it has not."""
+        self.terminal: CQE | None = None
+        """The terminal completion, once it has come."""
+        self._intake = _Intake(self)
+        self.number = ring._enlist(op, self._intake)
+        """The user_data of its completions."""
+        self._is_open = True
+
+    # ---- reading ----
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> CQE:
+        """
+        Return the next completion.
+
+        Raises:
+            StopAsyncIteration: the stream has ended.
+            OSError: the operation failed; raised once. What is an outcome is no failure.
+            RuntimeError: another task is reading.
+            RingClosedError: the ring is closed.
+        """
+        if self._waiter is not None:
+            raise RuntimeError(f"another task is reading from {self!r}")
+        while not self._unread:
+            if self.outcome is not None:
+                error, self._error = self._error, None
+                raise StopAsyncIteration if error is None else error
+            self._ring._check_open()
+            if self._is_paused:
+                self._is_paused = False
+                self.number = self._ring._enlist(self.op, self._intake)
+            self._waiter = self._ring._waiter()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return self._unread.popleft()
+
+    # ---- what comes ----
+
+    def _take(self, cqe: CQE) -> None:
+        if not cqe.more:
+            if self._pause_is_asked and cqe.res == -errno.ECANCELED:
+                self._is_paused = True
+            else:
+                self._end(cqe)
+            self._pause_is_asked = False
+        else:
+            self._unread.append(cqe)
+            if len(self._unread) >= self._limit and self._can_pause and not self._pause_is_asked:
+                self._pause_is_asked = True
+                self._ring._ask_to_cancel(self.number)
+        self._intake.wake()
+
+    def _end(self, terminal: CQE) -> None:
+        self.terminal = terminal
+        self.outcome = end_of(self.op, terminal)
+        if self.outcome is StreamEnd.FINISHED:
+            self._unread.append(terminal)
+        elif self.outcome is StreamEnd.FAILED:
+            self._error = terminal.error
+
+    # ---- leaving ----
+
+    async def aclose(self) -> None:
+        """
+        End the stream: cancel the operation, wait for its end, let go of what was not read.
+
+        May be called any number of times. It waits for the kernel also when the task is cancelled.
+        """
+        self._is_open = False
+        self._drop_unread()
+        self._can_pause = False
+        if self._is_paused:
+            self._is_paused = False
+            self.outcome = StreamEnd.CANCELLED
+        try:
+            if self.outcome is None and not self._ring.closed:
+                await self._ring._cancel_and_wait(self.number)
+        finally:
+            self._drop_unread()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.aclose()
+
+    def _drop_unread(self) -> None:
+        while self._unread:
+            close_all([None, *descriptors_of(self._unread.popleft())])
+
+    def __del__(self) -> None:
+        if not self._is_open:
+            return
+        try:
+            if self.outcome is None and not self._ring.closed:
+                warnings.warn(
+                    f"{self!r} was dropped without aclose()", ResourceWarning, stacklevel=2
+                )
+        finally:  # also when warnings are errors
+            self._drop_unread()
+            if self.outcome is None and not self._is_paused:
+                self._ring._cancel_soon(self.number)
+
+    def __repr__(self) -> str:
+        state = "running" if self.outcome is None else self.outcome.value
+        return f"<Stream of {self.op!r}: {state}>"
