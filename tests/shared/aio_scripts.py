@@ -3,6 +3,7 @@
 import asyncio
 import io
 import os
+import tempfile
 import warnings
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import uring.aio.files
 
 ENCODINGS: Final = [
     *("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-7", "latin-1"),
-    *("ascii", "cp1252", "cp437", "shift_jis", "euc_jp", "iso2022_jp", "iso2022_kr", "gb18030"),
+    *("ascii", "cp1252", "cp437", "shift_jis", "euc_jp", "iso2022_jp", "gb18030"),
     *("big5", "hz", "punycode", None),
 ]
 ERRORS: Final = [
@@ -139,7 +140,7 @@ RECONFIGURE: Final = st.builds(
             "line_buffering": st.sampled_from([True, False, None]),
             "write_through": st.sampled_from([True, False, None]),
             "newline": st.sampled_from(NEWLINES),
-            "encoding": st.sampled_from(["latin-1", "utf-16", None, "nonsense"]),
+            "encoding": st.sampled_from(["latin-1", "utf-16", None]),
             "errors": st.sampled_from(["strict", "ignore", None]),
         },
     ),
@@ -191,6 +192,20 @@ def text_files(draw: st.DrawFn) -> Opened:
 
 # ---- how they are done ----
 
+_READS: Final = frozenset({"read", "read1", "readline", "readlines", "__next__"})
+
+
+def _read1_forgets_writes() -> bool:
+    """Find out whether io has the fault that Python 3.12.2 mends: read1() does not flush first."""
+    with tempfile.TemporaryFile() as file:
+        file.write(b"ab")
+        file.seek(0)
+        file.write(b"A")
+        return file.read1() != b"b"
+
+
+READ1_FORGETS_WRITES: Final = _read1_forgets_writes()
+
 Await = Callable[[Any], Awaitable[Any]]
 
 
@@ -213,11 +228,11 @@ def _outcome_of(error: BaseException) -> tuple[Any, ...]:
 
 
 class Player:
-    """Plays scripts, on a path; keeps what `tell()` has given."""
+    """Plays scripts, and keeps what `tell()` has given."""
 
-    def __init__(self, file: Any, path: Path) -> None:
+    def __init__(self, file: Any, *, is_for_both: bool) -> None:
         self.file = file
-        self.path = path
+        self.is_for_both = is_for_both
         self.tells: list[int] = []
         self.kept: list[Any] = []
 
@@ -230,6 +245,8 @@ class Player:
             name = "__anext__"
         args = tuple(bytearray(arg) if isinstance(arg, bytearray) else arg for arg in args)
         try:
+            if READ1_FORGETS_WRITES and step.name in _READS and self.is_for_both:
+                await _have(self.file.flush())
             value = getattr(self.file, name)
             if callable(value):
                 value = await _have(value(*args, **step.keywords))
@@ -258,7 +275,8 @@ async def outcomes(opened: Opened, script: list[Step], path: Path, open_it: Any)
     except Exception as error:  # noqa: BLE001 - compared
         found.append(_outcome_of(error))
     else:
-        player = Player(file, path)
+        file.seekable()  # or a failed seek() would be what io.FileIO takes for the answer
+        player = Player(file, is_for_both="+" in opened.mode)
         for step in script:
             found.append(await player.play(step))
         found.append(await player.play(Step("close")))

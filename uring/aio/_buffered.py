@@ -448,10 +448,12 @@ class _Reads(_Buffered):
         self._at = 0
         raw = self._attached()
         try:
-            while done < len(view) and not (is_once and done):
+            while done < len(view):
                 missing = len(view) - done
                 if missing > self._size:
                     count = await raw._read(view[done:])
+                elif is_once and done:
+                    break
                 else:
                     count = await self._fill()
                     if count > 0:
@@ -461,6 +463,8 @@ class _Reads(_Buffered):
                 if not count or count < 0:
                     return None if count != 0 and not done else done
                 done += count
+                if is_once:
+                    break
         except BaseException:
             self._put_back([view[:done]])
             raise

@@ -166,10 +166,9 @@ class IOBase:
     async def readlines(self, hint: int | None = -1, /) -> list[Any]:
         """Read all lines, or until there are more than `hint` bytes or characters of them."""
         limit = size_of(hint)
-        self._check_open()
         lines: list[Any] = []
         length = 0
-        while line := await self.readline():
+        async for line in self:
             lines.append(line)
             length += len(line)
             if 0 < limit < length:

@@ -185,11 +185,12 @@ class TextIOWrapper(IOBase):
             io.UnsupportedOperation: the encoding or the line ends are changed after something was
                 read.
         """
+        self._attached()
+        is_new = newline is not _NO_NEWLINE or encoding is not None or errors is not None
+        if is_new and self._decoded is not None:
+            self._unsupported(_TOO_LATE)
         self._check_open()
-        is_new = encoding is not None or errors is not None
-        if newline is not _NO_NEWLINE or is_new:
-            if self._decoded is not None:
-                self._unsupported(_TOO_LATE)
+        if is_new:
             if newline is _NO_NEWLINE:
                 newline = self._newline
             if errors is None:
@@ -277,10 +278,10 @@ class TextIOWrapper(IOBase):
 
     async def readline(self, size: int = -1, /) -> str:
         """Read up to the end of a line, or `size` characters; empty at the end of the file."""
-        self._check_open()
         limit = size if type(size) is int else operator.index(size)
         if abs(limit) > sys.maxsize:
             raise OverflowError("Python int too large to convert to C ssize_t")
+        self._check_open()
         if limit < 0 and not self._is_busy and (line := self._line_at_hand()):
             return line
         return await self._readline(limit)
