@@ -65,10 +65,8 @@ def locate(decoder: Any, start: Cookie, data: bytes, used: int, ratio: float) ->
     return place if missing == 0 else _step(decoder, place, data[base.start - start.start :])
 
 
-def _jump(
-    decoder: Any, start: Cookie, data: bytes, used: int, ratio: float
-) -> tuple[Cookie, int]:
-    """Guess a position before it where nothing is buffered; give how many are missing from there."""
+def _jump(decoder: Any, start: Cookie, data: bytes, used: int, ratio: float) -> tuple[Cookie, int]:
+    """Guess a position before it with nothing buffered; give how many are missing from there."""
     length = int(ratio * used)
     retreat = 1
     while length > 0:

@@ -9,9 +9,9 @@ import functools
 import operator
 import sys
 import warnings
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from io import UnsupportedOperation
-from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar, cast
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -27,7 +27,7 @@ BUSY = "another task is using this file: let one task do so, or use pread() and 
 
 
 def exclusive(
-    method: Callable[Concatenate[B, P], Awaitable[R]],
+    method: Callable[Concatenate[B, P], Coroutine[Any, Any, R]],
 ) -> Callable[Concatenate[B, P], Coroutine[Any, Any, R]]:
     """Make a method that refuses to run while another one of the same file waits."""
 
@@ -41,7 +41,7 @@ def exclusive(
         finally:
             self._is_busy = False
 
-    return alone
+    return cast("Callable[Concatenate[B, P], Coroutine[Any, Any, R]]", alone)
 
 
 def size_of(size: Any) -> int:
@@ -130,7 +130,7 @@ class IOBase:
         raise NotImplementedError
 
     def _drop(self, source: object) -> None:
-        """Write what is buffered, and close, now and in this thread; warn that `source` was open."""
+        """Write what is buffered and close, now and in this thread; warn that `source` was open."""
         raise NotImplementedError
 
     async def _settled(self, *, writes: bool) -> "FileIO":
@@ -197,7 +197,7 @@ class IOBase:
 
     async def pread(self, buffer_or_size: "Buffer | int", offset: int) -> Any:
         """
-        Read at an offset, once, straight from the file. Equivalent: pread(2).
+        Read at an offset, once, straight from the file.
 
         What is buffered for writing is flushed first. The position is neither used nor moved, so
         that any number of tasks may do this at once; flush before, if anything was written.
@@ -212,6 +212,8 @@ class IOBase:
 
         Lifetime: the buffer is the caller's again when this ends, also when it is cancelled.
 
+        Equivalent: pread(2).
+
         Raises:
             io.UnsupportedOperation: the file is not open for reading.
             OSError: it failed; ESPIPE for what has no positions.
@@ -220,7 +222,7 @@ class IOBase:
 
     async def pwrite(self, buffer: "Buffer", offset: int) -> int:
         """
-        Write at an offset, once, straight to the file. Equivalent: pwrite(2).
+        Write at an offset, once, straight to the file.
 
         What is buffered for writing is flushed first, and what a binary file has read ahead is let
         go of. The position is neither used nor moved, so that any number of tasks may do this at
@@ -233,6 +235,8 @@ class IOBase:
         Returns:
             How many bytes were written. It may be less than all.
 
+        Equivalent: pwrite(2).
+
         Raises:
             io.UnsupportedOperation: the file is not open for writing.
             OSError: it failed; ESPIPE for what has no positions.
@@ -240,21 +244,31 @@ class IOBase:
         return await (await self._settled(writes=True))._write_at(buffer, offset)
 
     async def fsync(self) -> None:
-        """Flush, and wait until the device has all. Equivalent: fsync(2)."""
+        """
+        Flush, and wait until the device has all.
+
+        Equivalent: fsync(2).
+        """
         await (await self._settled(writes=False))._sync(datasync=False)
 
     async def fdatasync(self) -> None:
-        """Flush, and wait until the device has the data. Equivalent: fdatasync(2)."""
+        """
+        Flush, and wait until the device has the data.
+
+        Equivalent: fdatasync(2).
+        """
         await (await self._settled(writes=False))._sync(datasync=True)
 
     async def fallocate(self, mode: int, offset: int, length: int) -> None:
         """
-        Flush, and allocate, free or zero a part of the file. Equivalent: fallocate(2).
+        Flush, and allocate, free or zero a part of the file.
 
         Args:
             mode: `FallocateFlags`; 0 allocates, and makes the file longer where it has to.
             offset: where the part begins, in bytes.
             length: how long it is, in bytes; at least 1.
+
+        Equivalent: fallocate(2).
         """
         await (await self._settled(writes=True))._allocate(mode, offset, length)
 

@@ -90,9 +90,7 @@ class FileIO(IOBase):
     def __repr__(self) -> str:
         if self._fd < 0:
             return "<uring.aio.FileIO [closed]>"
-        return (
-            f"<uring.aio.FileIO name={self.name!r} mode={self.mode!r} closefd={self._closefd!r}>"
-        )
+        return f"<uring.aio.FileIO name={self.name!r} mode={self.mode!r} closefd={self._closefd!r}>"
 
     # ---- what it is ----
 
@@ -217,16 +215,16 @@ class FileIO(IOBase):
     async def _read(self, view: "memoryview[int]") -> int | None:
         """Read once, and move on; None when a non-blocking file has nothing yet."""
         if self._unread:
-            count = min(len(view), len(self._unread))
-            view[:count], self._unread = self._unread[:count], self._unread[count:]
-            return count
+            size = min(len(view), len(self._unread))
+            view[:size], self._unread = self._unread[:size], self._unread[size:]
+            return size
         if len(view) > IO_MAX:
             view = view[:IO_MAX]
         elif not view:
             return 0
         offset = self._position if self._is_positional else -1
         try:
-            count = await do(Read(self._fd, view, offset))
+            count: int = await do(Read(self._fd, view, offset))
         except BlockingIOError:
             return None
         except BaseException as error:

@@ -9,199 +9,22 @@ nothing buffered, and all bytes that it was given since. From these `tell()` mak
 The codecs are the standard library's, and so is what becomes of line ends.
 """
 
-import codecs
-import io
 import operator
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from uring.aio import _cookies
-from uring.aio._iobase import BUSY, IOBase, exclusive, size_of
+from uring.aio._iobase import BUSY, exclusive, size_of
 from uring.aio._raw import FileIO
+from uring.aio._textbase import Snapshot, TextBase
 
-if TYPE_CHECKING:
-    from uring.aio._buffered import BufferedRandom, BufferedReader, BufferedWriter
-
-_Snapshot = tuple[int, bytes]
 _CHUNK_SIZE: Final = 8192  # as io.TextIOWrapper's, or a file would be elsewhere after a write
 _BOMS_OF_C: Final = frozenset({"utf-16", "utf-32"})
-_NO_NEWLINE: Final = object()
-_TOO_LATE: Final = (
-    "It is not possible to set the encoding or newline of stream after the first read"
-)
 
 
-class TextIOWrapper(IOBase):
+class TextIOWrapper(TextBase):
     """A text file, as `uring.aio.open(...)` gives it. As io.TextIOWrapper."""
-
-    _buffer: "BufferedReader | BufferedWriter | BufferedRandom | None" = None
-    mode: str
-    """The mode that it was opened with."""
-
-    def __init__(
-        self,
-        buffer: "BufferedReader | BufferedWriter | BufferedRandom",
-        encoding: str | None,
-        errors: str | None,
-        newline: str | None,
-        *,
-        line_buffering: bool = False,
-    ) -> None:
-        self._line_buffering = line_buffering
-        self._write_through = False
-        self._decoded: str | None = None
-        self._used = 0
-        self._snapshot: _Snapshot | None = None
-        self._ratio = 0.0
-        """How many bytes a character had in the last chunk."""
-        self._chunks: list[tuple[str, bytes, _Snapshot | None]] = []
-        """What was decoded since the call began, which may have to go back."""
-        self._pending: list[bytes] = []
-        self._pending_size = 0
-        self._seekable = self._telling = buffer.seekable()
-        self._reads, self._writes = buffer.readable(), buffer.writable()
-        self._buffer = buffer  # what fails from here on leaves it to be closed
-        try:
-            self._configure(encoding, errors, newline)
-        except BaseException:
-            self._buffer = None
-            raise
-
-    def _configure(self, encoding: str | None, errors: str | None, newline: str | None) -> None:
-        # The original refuses what cannot be, and knows what the defaults are.
-        model = io.TextIOWrapper(io.BytesIO(), encoding, errors, newline)
-        self._encoding, self._errors, self._newline = model.encoding, model.errors, newline
-        self._is_universal = newline is None or newline == ""
-        self._line_end = newline or "\n"
-        codec = codecs.lookup(self._encoding)
-        self._codec_name = codec.name
-        self._decoder: Any = None
-        self._encoder: Any = None
-        if self._reads:
-            self._decoder = codecs.getincrementaldecoder(self._encoding)(self._errors)
-            if self._is_universal:
-                translate = newline is None
-                self._decoder = io.IncrementalNewlineDecoder(self._decoder, translate)
-        if self._writes:
-            self._encoder = codecs.getincrementalencoder(self._encoding)(self._errors)
-            if self._seekable and self._attached()._tell() + self._pending_size != 0:
-                self._encoder.setstate(0)
-
-    def __repr__(self) -> str:
-        try:
-            name = f" name={self.name!r}"
-        except ValueError:
-            name = ""
-        mode = f" mode={self.mode!r}" if hasattr(self, "mode") else ""
-        return f"<uring.aio.TextIOWrapper{name}{mode} encoding={self._encoding!r}>"
-
-    # ---- what it is ----
-
-    @property
-    def buffer(self) -> Any:
-        """The binary file underneath; None once detached."""
-        return self._buffer
-
-    def _attached(self) -> "BufferedReader | BufferedWriter | BufferedRandom":
-        buffer = self._buffer
-        if buffer is None:
-            raise ValueError("underlying buffer has been detached")
-        return buffer
-
-    @property
-    def closed(self) -> bool:
-        """Whether it is closed."""
-        return self._attached().closed
-
-    @property
-    def name(self) -> Any:
-        """What it was opened by: a path, or a descriptor."""
-        return self._attached().name
-
-    @property
-    def encoding(self) -> str:
-        """The encoding."""
-        return self._encoding
-
-    @property
-    def errors(self) -> str | None:
-        """What is done about what cannot be encoded or decoded."""
-        return self._errors
-
-    @property
-    def newlines(self) -> str | tuple[str, ...] | None:
-        """The line ends that were met so far."""
-        self._attached()
-        found: str | tuple[str, ...] | None = getattr(self._decoder, "newlines", None)
-        return found
-
-    @property
-    def line_buffering(self) -> bool:
-        """Whether the end of a line flushes."""
-        return self._line_buffering
-
-    @property
-    def write_through(self) -> bool:
-        """Whether what is written goes straight to the binary file."""
-        return self._write_through
-
-    def fileno(self) -> int:
-        """Return the descriptor; what is buffered is not written for it."""
-        return self._attached().fileno()
-
-    def isatty(self) -> bool:
-        """Whether it is a terminal."""
-        return self._attached().isatty()
-
-    def readable(self) -> bool:
-        """Whether it is open for reading."""
-        return self._attached().readable()
-
-    def writable(self) -> bool:
-        """Whether it is open for writing."""
-        return self._attached().writable()
-
-    def seekable(self) -> bool:
-        """Whether it has positions."""
-        return self._attached().seekable()
-
-    def reconfigure(
-        self,
-        *,
-        encoding: str | None = None,
-        errors: str | None = None,
-        newline: Any = _NO_NEWLINE,
-        line_buffering: bool | None = None,
-        write_through: bool | None = None,
-    ) -> None:
-        """
-        Change the encoding, the line ends, or when it flushes, from here on.
-
-        Unlike io.TextIOWrapper's it does not flush, and so need not be awaited: what was written
-        before is encoded already.
-
-        Raises:
-            io.UnsupportedOperation: the encoding or the line ends are changed after something was
-                read.
-        """
-        self._attached()
-        is_new = newline is not _NO_NEWLINE or encoding is not None or errors is not None
-        if is_new and self._decoded is not None:
-            self._unsupported(_TOO_LATE)
-        self._check_open()
-        if is_new:
-            if newline is _NO_NEWLINE:
-                newline = self._newline
-            if errors is None:
-                errors = self._errors if encoding is None else "strict"
-            self._configure(self._encoding if encoding is None else encoding, errors, newline)
-        self._telling = self._seekable
-        self._ratio = 0.0
-        if line_buffering is not None:
-            self._line_buffering = bool(line_buffering)
-        if write_through is not None:
-            self._write_through = bool(write_through)
 
     # ---- reading ----
 
@@ -223,26 +46,24 @@ class TextIOWrapper(IOBase):
     async def _read_chunk(self, size: int = 0) -> bool:
         """Decode the next chunk; False at the end of the file."""
         self._check_reads()
-        buffered, flags = self._decoder.getstate() if self._telling else (b"", 0)
+        buffered, flags = self._decoder.getstate() if self._seekable else (b"", 0)
         if size > 0:
             size = int(max(self._ratio, 1.0) * size)
         chunk: bytes = await self._attached().read1(max(_CHUNK_SIZE, size))
         decoded: str = self._decoder.decode(chunk, not chunk)
         self._decoded, self._used = decoded, 0
         self._ratio = len(chunk) / len(decoded) if decoded else 0.0
-        if self._telling:
+        if self._seekable:
             self._snapshot = flags, buffered + chunk
         self._chunks.append((decoded, chunk, self._snapshot))
         return bool(chunk or decoded)
 
-    def _go_back(self, decoded: str | None, used: int, snapshot: _Snapshot | None) -> None:
+    def _go_back(self, decoded: str | None, used: int, snapshot: Snapshot | None) -> None:
         """Undo what a call has read, for a task that is cancelled: it stays decoded."""
         self._decoded, self._used = decoded, used
         if self._chunks:
             texts, chunks, snapshots = zip(*self._chunks, strict=True)
             self._decoded = "".join([decoded or "", *texts])
-            if not self._telling:
-                return
             if snapshot is None:
                 snapshot, chunks = snapshots[0], chunks[1:]
             snapshot = (snapshot[0], b"".join([snapshot[1], *chunks])) if snapshot else None
@@ -257,7 +78,7 @@ class TextIOWrapper(IOBase):
         if size < 0:
             data = await self._attached().read()
             rest = self._decoder.decode(data, final=True)
-            text = self._take(-1) + rest
+            text: str = self._take(-1) + rest
             if self._snapshot is not None:
                 self._forget()
             return text

@@ -4,8 +4,6 @@ Files for asynchronous programs: `open()`, which takes what the built-in one tak
 The layers, from the top: `_text` above `_buffered` above `_raw`; `_iobase` has what they share.
 """
 
-import builtins
-import errno
 import io
 import os
 import sys
@@ -42,7 +40,6 @@ __all__ = [
 
 F = TypeVar("F", bound=IOBase)
 _Opener = Callable[[Any, int], int]
-_Place = "StrOrBytesPath | int"
 
 _FLAGS: Final = {
     "r": 0,
@@ -152,18 +149,19 @@ def open(
     closefd: bool = True,
     opener: _Opener | None = None,
 ) -> Opening[Any]:
-    """
-    Open a file. The arguments, the modes and the exceptions are those of the built-in open().
+    r"""
+    Open a file.
 
-    Use it either way::
+    The arguments, the modes and the exceptions are those of the built-in open(). Use it either
+    way::
 
         async with uring.aio.open("names.txt") as file:
             async for line in file:
                 ...
         file = await uring.aio.open("data", "rb")
 
-    The file has the methods of the built-in one. Those that read, write, seek, flush or close are to
-    be awaited; what only looks, as `closed`, `fileno()` or `readable()`, is as ever, and so is
+    The file has the methods of the built-in one. Those that read, write, seek, flush or close are
+    to be awaited; what only looks, as `closed`, `fileno()` or `readable()`, is as ever, and so is
     `reconfigure()`, which does not flush here. Besides, there are `pread()`, `pwrite()`, `fsync()`,
     `fdatasync()` and `fallocate()`.
 
@@ -185,7 +183,7 @@ def open(
             or the size of the buffer in bytes. -1 has the file system say.
         encoding: that of the text; None is the locale's.
         errors: what is done about text that cannot be encoded or decoded.
-        newline: None, "", "\\n", "\\r" or "\\r\\n", as for the built-in open().
+        newline: None, "", "\n", "\r" or "\r\n", as for the built-in open().
         closefd: whether a descriptor that was given is closed with the file.
         opener: called with the path and the flags instead of opening; gives a descriptor. It runs
             in this thread.
@@ -218,9 +216,7 @@ async def _open(
         is_tty = not raw._is_regular and raw.isatty()
         line_buffering = not is_binary and (buffering == 1 or (buffering < 0 and is_tty))
         size = _buffer_size(raw) if buffering < 0 or buffering == 1 else buffering
-        if size == 0:
-            if not is_binary:
-                raise ValueError("can't have unbuffered text I/O")
+        if _is_unbuffered(size, is_binary=is_binary):
             return raw
         made = BufferedRandom if "+" in mode else BufferedReader if "r" in mode else BufferedWriter
         buffer = made(raw, size)
@@ -232,6 +228,12 @@ async def _open(
         raw._release()
         raise
     return text
+
+
+def _is_unbuffered(size: int, *, is_binary: bool) -> bool:
+    if size == 0 and not is_binary:
+        raise ValueError("can't have unbuffered text I/O")
+    return size == 0
 
 
 def _parsed(mode: str, encoding: object, errors: object, newline: object) -> tuple[str, bool]:
@@ -285,7 +287,7 @@ def _opened_by(opener: _Opener, path: object, flags: int) -> int:
         raise TypeError("expected integer from opener")
     if fd < 0:
         raise ValueError(f"opener returned {fd}")
-    os.set_inheritable(fd, False)
+    os.set_inheritable(fd, False)  # noqa: FBT003 - it has no keyword
     return fd
 
 
