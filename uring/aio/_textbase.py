@@ -16,6 +16,28 @@ _TOO_LATE: Final = (
 )
 
 
+class _Iso2022Decoder:
+    """
+    A decoder of one of the ISO 2022 encodings, with a state of 0 for its beginning.
+
+    It has no such state, but `seek()` to a position that was not `tell()`'s sets it, and CPython's
+    decoder then reads behind the end of its tables.
+    """
+
+    def __init__(self, decoder: Any) -> None:
+        self._decoder = decoder
+        self.decode = decoder.decode
+        self.getstate = decoder.getstate
+        self.reset = decoder.reset
+
+    def setstate(self, state: tuple[bytes, int]) -> None:
+        """Go on from a state that `getstate()` gave."""
+        if state[1]:
+            self._decoder.setstate(state)
+        else:
+            self._decoder.reset()
+
+
 class TextBase(IOBase):
     """What a text file is; what it does stands in `_text`."""
 
@@ -68,6 +90,8 @@ class TextBase(IOBase):
         self._encoder: Any = None
         if self._reads:
             self._decoder = codecs.getincrementaldecoder(self._encoding)(self._errors)
+            if codec.name.startswith("iso2022"):
+                self._decoder = _Iso2022Decoder(self._decoder)
             if self._is_universal:
                 translate = newline is None
                 self._decoder = io.IncrementalNewlineDecoder(self._decoder, translate)
