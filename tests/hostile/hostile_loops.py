@@ -238,7 +238,7 @@ def forks_within_a_running_loop() -> None:
 
 @program
 def storms_of_cancellations() -> None:
-    """For 5 s tasks of three loops in three threads are cancelled at random: no byte goes astray."""
+    """For 5 s tasks of three loops in three threads are cancelled at random: no byte gets lost."""
     run_everywhere(nothing)
     before = settled_descriptors()
     stop = time.monotonic() + 5
