@@ -329,7 +329,7 @@ class TextIOWrapper(TextBase):
         return cookie
 
     async def _read_up_to(self, target: _cookies.Cookie) -> None:
-        data = await self._attached().read(target.feed) or b""
+        data = await self._attached().read(target.feed)
         self._snapshot = target.flags, data
         self._decoded = decoded = self._decoder.decode(data, target.needs_eof)
         if len(decoded) < target.skip:

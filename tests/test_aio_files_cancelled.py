@@ -1,0 +1,155 @@
+"""Asynchronous files whose tasks are cancelled, at every place where they can be."""
+
+import os
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aio_scripts import (
+    BYTES_STEPS,
+    TEXT_STEPS,
+    Opened,
+    Player,
+    Step,
+    bytes_files,
+    text_files,
+)
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+import uring
+from uring.aio import _raw, files
+
+SETTINGS = settings(max_examples=250, deadline=None)
+
+
+class Cancelled(BaseException):
+    """What a loop raises in a task, as asyncio.CancelledError and trio.Cancelled."""
+
+    late_result: int
+
+
+class Canceller:
+    """Does operations at once, or cancels the task: before it, or after it was done all the same."""
+
+    def __init__(self, plan: list[int]) -> None:
+        self.plan = plan
+        self.count = 0
+
+    async def do(self, op: Any) -> Any:
+        """Do as it is planned: 0 does it, 1 does not, 2 does it and says so, 3 does not say so."""
+        act = self.plan.pop() if self.plan else 0
+        if act == 3 and not _is_repeatable(op):
+            act = 2
+        self.count += act != 0
+        if act == 1:
+            raise Cancelled
+        with uring.Ring(8) as ring:
+            cqe = ring.run([op])[0]
+        if act == 0 or cqe.res < 0:
+            return cqe.result()
+        error = Cancelled()
+        if act == 2:
+            error.late_result = cqe.res
+        raise error
+
+
+def _is_repeatable(op: Any) -> bool:
+    """Whether to do it twice is to do it once: not where the kernel has the position."""
+    return not isinstance(op, uring.Close) and getattr(op, "offset", 0) >= 0
+
+
+def finish(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run what waits for nothing but a `Canceller`."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value
+    raise AssertionError("it waits")
+
+
+class Persistent:
+    """A file whose calls are repeated when they are cancelled."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.file, name)
+        if name in {"seekable", "readable", "writable"}:
+            return found
+
+        async def call(*args: Any) -> Any:
+            while True:
+                try:
+                    return await found(*args)
+                except Cancelled:
+                    assert not self.file._is_busy
+                    if name == "write":
+                        return len(args[0])
+
+        return call
+
+
+STEPS_LEFT_OUT = {"detach", "writelines", "readlines"}
+"""They are several calls, or leave the file; what they call is cancelled by itself."""
+
+
+def plays_the_same(opened: Opened, script: list[Step], plan: list[int], folder: Path) -> bool:
+    """Play a script with the built-in file, and with one of ours that is cancelled by plan."""
+    found = []
+    canceller = Canceller(plan)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_raw, "do", canceller.do)
+        patch.setattr(files, "do", Canceller([]).do)
+        for opening in (open, files.open):
+            found.append(finish(_play(opened, script, folder / "file", opening)))
+    assert found[0] == found[1]
+    return canceller.count > 0
+
+
+async def _play(opened: Opened, script: list[Step], path: Path, opening: Any) -> list[Any]:
+    _prepare(path, opened)
+    how = opened.buffering, opened.encoding, opened.errors, opened.newline
+    file = opening(path, opened.mode, *how)
+    if opening is not open:
+        file = Persistent(await file)
+    player = Player(file, opened)
+    found = [await player.play(step) for step in script if step.name not in STEPS_LEFT_OUT]
+    found += [await player.play(Step("flush")), await player.play(Step("close"))]
+    return [*found, path.read_bytes()]
+
+
+def _prepare(path: Path, opened: Opened) -> None:
+    path.unlink(missing_ok=True)
+    if opened.mode[0] != "x":
+        path.write_bytes(opened.content or b"")
+
+
+PLANS = st.lists(st.integers(0, 3), max_size=30)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a folder for the file."""
+    return tmp_path_factory.mktemp("files")
+
+
+@SETTINGS
+@given(opened=bytes_files(), script=st.lists(BYTES_STEPS, max_size=10), plan=PLANS)
+def test_binary_calls_that_are_cancelled_can_be_repeated(
+    opened: Opened, script: list[Step], plan: list[int], folder: Path
+) -> None:
+    """A call that was cancelled any number of times gives what it would have given at once."""
+    assume(opened.buffering != 0)
+    plays_the_same(opened, script, plan, folder)
+
+
+@SETTINGS
+@given(opened=text_files(), script=st.lists(TEXT_STEPS, max_size=10), plan=PLANS)
+def test_text_calls_that_are_cancelled_can_be_repeated(
+    opened: Opened, script: list[Step], plan: list[int], folder: Path
+) -> None:
+    """A call that was cancelled any number of times gives what it would have given at once."""
+    plays_the_same(opened, script, plan, folder)
