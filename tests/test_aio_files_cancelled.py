@@ -153,3 +153,91 @@ def test_text_calls_that_are_cancelled_can_be_repeated(
 ) -> None:
     """A call that was cancelled any number of times gives what it would have given at once."""
     plays_the_same(opened, script, plan, folder)
+
+
+def everywhere(opened: Opened, script: list[Step], folder: Path) -> None:
+    """Play a script, cancelled once, at each of its operations and in each way."""
+    for act in (1, 2, 3):
+        place = 0
+        while plays_the_same(opened, script, [act, *[0] * place], folder):
+            place += 1
+        assert place >= 2
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [Step("read", (7,))],
+        [Step("read")],
+        [Step("readinto", (bytearray(9),))],
+        [Step("readline")],
+        [Step("seek", (3, os.SEEK_CUR))],
+        [Step("truncate")],
+        [Step("write", (b"longer than the buffer",)), Step("read", (3,))],
+    ],
+    ids=lambda steps: steps[0].name,
+)
+def test_calls_after_a_write_are_cancelled_anywhere(steps: list[Step], folder: Path) -> None:
+    """What a call has taken before it flushes is taken again when it is repeated."""
+    opened = Opened("r+b", 4, None, None, None, b"01234567\n9abcdefghij")
+    script = [Step("read", (1,)), Step("write", (b"X",)), *steps, Step("tell"), Step("read", (4,))]
+    everywhere(opened, script, folder)
+
+
+@pytest.mark.parametrize("name", ["read", "readline", "write", "tell"])
+def test_calls_of_text_files_are_cancelled_anywhere(name: str, folder: Path) -> None:
+    """What a call has decoded or encoded is there when it is repeated."""
+    opened = Opened("r+", 3, "utf-8", None, None, "é€x\r\n€€€€\nend".encode(), 4)
+    args = {"read": (6,), "write": ("long €",)}.get(name, ())
+    script = [Step("read", (1,)), Step(name, args), Step("tell"), Step("read", (2,)), Step("tell")]
+    everywhere(opened, [*script, Step("seek", (0, 2)), Step("write", ("é\n",)), *script], folder)
+
+
+class Trickling(Canceller):
+    """Reads three bytes at a time, whatever is asked for."""
+
+    async def do(self, op: Any) -> Any:
+        """Do as it is planned."""
+        if isinstance(op, uring.Read):
+            op = uring.Read(op.fd, memoryview(op.buffer)[:3], op.offset)
+        return await super().do(op)
+
+
+@pytest.mark.parametrize("is_pipe", [False, True], ids=["file", "pipe"])
+@pytest.mark.parametrize(("mode", "buffering"), [("rb", 0), ("rb", 5), ("rb", -1), ("r", -1)])
+@pytest.mark.parametrize("name", ["read", "readline", "read some"])
+def test_reads_in_parts_lose_none_when_cancelled(
+    mode: str, buffering: int, name: str, *, is_pipe: bool, folder: Path
+) -> None:
+    """A read that has got some of what it needs gives that back, to files and to pipes alike."""
+    data = b"0123456789abcdef\nghijklmn\nop"
+
+    async def body(place: int, act: int) -> bool:
+        canceller = Trickling([act, *[0] * place])
+        patch.setattr(_raw, "do", canceller.do)
+        file = Persistent(await files.open(_source(folder, data, is_pipe=is_pipe), mode, buffering))
+        got = []
+        while part := await (file.read(11) if name == "read some" else getattr(file, name)()):
+            got.append(part if isinstance(part, bytes) else part.encode())
+        assert b"".join(got) == data
+        assert name != "readline" or got == data.splitlines(keepends=True)
+        await file.close()
+        return canceller.count > 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "do", Canceller([]).do)
+        for act in (1, 2):
+            place = 0
+            while finish(body(place, act)):
+                place += 1
+            assert place > 5
+
+
+def _source(folder: Path, data: bytes, *, is_pipe: bool) -> Any:
+    if not is_pipe:
+        (folder / "source").write_bytes(data)
+        return folder / "source"
+    reader, writer = os.pipe()
+    os.write(writer, data)
+    os.close(writer)
+    return reader

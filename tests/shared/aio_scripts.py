@@ -38,6 +38,8 @@ class Opened:
     newline: str | None
     content: bytes | None
     """None: there is no file."""
+    chunk: int | None = None
+    """How many bytes io.TextIOWrapper reads at once, if not what it likes to."""
 
 
 @attrs.frozen
@@ -188,6 +190,7 @@ def text_files(draw: st.DrawFn) -> Opened:
         draw(st.sampled_from(ERRORS)),
         draw(st.sampled_from(NEWLINES)),
         draw(contents(encoding)),
+        draw(st.sampled_from([None, 1, 2, 5, 30])),
     )
 
 
@@ -233,6 +236,8 @@ class Player:
 
     def __init__(self, file: Any, opened: Opened) -> None:
         self.file = file
+        if opened.chunk is not None:
+            (file.file if hasattr(file, "file") else file)._CHUNK_SIZE = opened.chunk
         self.is_for_both = "+" in opened.mode
         self.is_fragile = (opened.encoding or "").startswith("iso2022")
         """Whether io crashes with a decoder that was given a state that was never its own."""
