@@ -1,7 +1,7 @@
 """Asynchronous files whose tasks are cancelled, at every place where they can be."""
 
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ class Cancelled(BaseException):
 
 
 class Canceller:
-    """Does operations at once, or cancels the task: before it, or after it was done all the same."""
+    """Does operations at once, or cancels the task: before, or after it was done all the same."""
 
     def __init__(self, plan: list[int]) -> None:
         self.plan = plan
@@ -98,14 +98,13 @@ STEPS_LEFT_OUT = {"detach", "writelines", "readlines"}
 
 def plays_the_same(opened: Opened, script: list[Step], plan: list[int], folder: Path) -> bool:
     """Play a script with the built-in file, and with one of ours that is cancelled by plan."""
-    found = []
     canceller = Canceller(plan)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_raw, "do", canceller.do)
         patch.setattr(files, "do", Canceller([]).do)
-        for opening in (open, files.open):
-            found.append(finish(_play(opened, script, folder / "file", opening)))
-    assert found[0] == found[1]
+        path = folder / "file"
+        theirs, ours = (finish(_play(opened, script, path, how)) for how in (open, files.open))
+    assert theirs == ours
     return canceller.count > 0
 
 
@@ -118,7 +117,11 @@ async def _play(opened: Opened, script: list[Step], path: Path, opening: Any) ->
     player = Player(file, opened)
     found = [await player.play(step) for step in script if step.name not in STEPS_LEFT_OUT]
     found += [await player.play(Step("flush")), await player.play(Step("close"))]
-    return [*found, path.read_bytes()]
+    return [*found, _bytes_in(path)]
+
+
+def _bytes_in(path: Path) -> bytes:
+    return path.read_bytes()
 
 
 def _prepare(path: Path, opened: Opened) -> None:
@@ -191,6 +194,13 @@ def test_calls_of_text_files_are_cancelled_anywhere(name: str, folder: Path) -> 
     args = {"read": (6,), "write": ("long €",)}.get(name, ())
     script = [Step("read", (1,)), Step(name, args), Step("tell"), Step("read", (2,)), Step("tell")]
     everywhere(opened, [*script, Step("seek", (0, 2)), Step("write", ("é\n",)), *script], folder)
+
+
+def test_text_that_waits_to_be_written_is_taken_too(folder: Path) -> None:
+    """A write that is cancelled while what was written before it goes out comes after that."""
+    opened = Opened("w+", 3, "utf-8", None, None, b"", 30)
+    script = [Step("write", ("0123456789",)), Step("write", ("a" * 25,)), Step("tell")]
+    everywhere(opened, [*script, Step("seek", (0,)), Step("read")], folder)
 
 
 class Trickling(Canceller):

@@ -1,6 +1,5 @@
 """Random scripts of calls, done with the built-in open() and with that of uring.aio."""
 
-import asyncio
 import contextlib
 import io
 import os
@@ -13,6 +12,7 @@ from typing import Any, Final
 import attrs
 from hypothesis import strategies as st
 
+import uring.aio
 import uring.aio.files
 
 ENCODINGS: Final = [
@@ -350,6 +350,6 @@ def make_folders(folder: Path) -> Path:
     return folder
 
 
-def runner() -> asyncio.Runner:
-    """Give a loop for many scripts."""
-    return asyncio.Runner()
+async def do_here(op: Any) -> Any:
+    """Do an operation by the ring of the running loop."""
+    return await uring.aio.ring().do(op)
