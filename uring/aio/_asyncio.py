@@ -4,56 +4,49 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from typing import Any
 
 from uring.aio._loop import Call, Closing
-from uring.completions import CQE
 
 
-class AsyncioCall(asyncio.Future[None], Call):
-    """A future that is cancelled only when the kernel has let go."""
+class _LastingFuture(asyncio.Future[Any]):
+    """A future that is cancelled only when it would have a result."""
 
-    number = 0
-    cqe: CQE | None = None
-    error: Exception | None = None
-    is_cancelled = False
-    is_dropped = False
-    _cancel: Callable[[Call], None]
+    _is_cancelled = False
     _message: Any = None
 
     def cancel(self, msg: Any = None) -> bool:
-        """Have the operation cancelled."""
+        """Note that the task was cancelled."""
         if self.done():
             return False
+        self._is_cancelled = True
         self._message = msg
-        self.is_cancelled = True
-        self._cancel(self)
         return True
 
-    def wake(self) -> None:
-        """Let the task go on."""
+    def set_result(self, result: Any, /) -> None:
+        """Let the task go on, or be cancelled now."""
         if self.done():
             return
-        if self.is_cancelled:
+        if self._is_cancelled:
             super().cancel(self._message)
         else:
-            self.set_result(None)
+            super().set_result(result)
 
 
 class AsyncioLoop:
     """A loop of asyncio's."""
 
+    keeps_results = False
+    """An asyncio.timeout() that a task leaves without CancelledError would not be one."""
+
     def __init__(self) -> None:
         self.key = self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        self.at_end_of_turn: Callable[[Callable[[], None]], object] = self._loop.call_soon
         self._guard: AsyncGenerator[None, None] | None = None
-
-    def call(self, cancel: Callable[[Call], None]) -> AsyncioCall:
-        """Make a future."""
-        call = AsyncioCall(loop=self._loop)
-        call._cancel = cancel
-        return call
+        self.at_end_of_turn: Callable[[Callable[[], None]], object] = self._loop.call_soon
+        self.call: Callable[[], Call] = self._loop.create_future
+        self.lasting_call: Callable[[], Call] = partial(_LastingFuture, loop=self._loop)
 
     def watch(self, fd: int, act: Callable[[], None]) -> None:
         """Add a reader."""

@@ -3,48 +3,22 @@
 from collections.abc import Callable, Generator
 from typing import Any, Protocol
 
-from uring.completions import CQE, close_all, descriptors_of
-
 
 class Call(Protocol):
     """
-    What one task waits for: the terminal completion of an operation, or whatever else will come.
+    What one task waits for, in the words of asyncio's futures.
 
-    Cancelling the task does not end the wait. It has the ring cancel the operation, and the task
-    goes on when that has ended.
+    Those are the calls of asyncio: the most common, and in C.
     """
 
-    number: int
-    """The user_data of the operation."""
-    cqe: CQE | None
-    """Its result, once it has ended."""
-    error: Exception | None
-    """Why it could not even be queued."""
-    is_cancelled: bool
-    """Whether the task was cancelled while it waited."""
-    is_dropped: bool
-    """Whether nobody waits any more, or ever will."""
+    def __await__(self) -> Generator[Any, Any, Any]:
+        """Wait for the result, which is None when the ring was closed."""
 
-    def __await__(self) -> Generator[Any, Any, None]:
-        """Wait."""
+    def done(self) -> bool:
+        """Whether it has a result, or was cancelled."""
 
-    def take(self, cqe: CQE) -> None:
-        """Take a completion; the first is the result, the terminal one ends the wait."""
-        if self.cqe is None:
-            self.cqe = cqe
-        if not cqe.more:
-            if self.is_dropped:
-                close_all([None, *descriptors_of(self.cqe)])
-            else:
-                self.wake()
-
-    def fail(self, error: Exception) -> None:
-        """Take it that the operation could not be queued."""
-        self.error = error
-        self.wake()
-
-    def wake(self) -> None:
-        """Let the task go on; it is cancelled then, if it was to be."""
+    def set_result(self, result: Any, /) -> None:
+        """Let the task go on."""
 
 
 class Closing(Protocol):
@@ -60,19 +34,19 @@ class Closing(Protocol):
 class Loop(Protocol):
     """A running event loop."""
 
-    key: object
-    """What stands for it: the same for all that is found in one loop."""
+    call: Callable[[], Call]
+    """Make something for the running task to wait for, until it is cancelled."""
+    lasting_call: Callable[[], Call]
+    """Make a wait that a cancelled task goes on with until there is a result."""
+    keeps_results: bool
+    """Whether a task that is cancelled may have a result all the same, and is cancelled later."""
 
-    def call(self, cancel: Callable[[Any], None]) -> Call:
-        """
-        Make something for the running task to wait for.
+    @property
+    def key(self) -> object:
+        """What stands for it: the same for all that is found in one loop."""
 
-        Args:
-            cancel: called with it when the task is cancelled meanwhile; what it does must lead to
-                `wake()`.
-        """
-
-    def at_end_of_turn(self, act: Callable[[], None]) -> object:
+    @property
+    def at_end_of_turn(self) -> Callable[[Callable[[], None]], object]:
         """Call something when the tasks that can go on now have done so."""
 
     def watch(self, fd: int, act: Callable[[], None]) -> None:

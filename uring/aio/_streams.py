@@ -3,13 +3,14 @@
 import collections
 import errno
 import warnings
-import weakref
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final, Self
 
 from uring._checks import check_range
 from uring._streaming import StreamEnd, end_of
-from uring.completions import CQE, close_all, descriptors_of
+from uring.aio._exchange import Exchange
+from uring.aio._takers import Intake
+from uring.completions import CQE
 from uring.operations import (
     AcceptMultishot,
     PollMultishot,
@@ -22,7 +23,6 @@ from uring.sqe import UINT32_MAX, Queueable
 
 if TYPE_CHECKING:
     from uring.aio._loop import Call
-    from uring.aio._ring import Ring
 
 UNREAD_MAX: Final = 256
 """How many completions are kept for a slow reader before the kernel must stop."""
@@ -35,38 +35,7 @@ _CAN_PAUSE: Final = (
     RecvBundleMultishot,
     RecvmsgMultishot,
 )
-"""What loses nothing when it is cancelled and begun again: the kernel keeps what it has not told."""
-
-
-class _Intake:
-    """What the ring knows of a stream: enough for one that was dropped to be noticed."""
-
-    __slots__ = ("_stream",)
-
-    def __init__(self, stream: "Stream") -> None:
-        self._stream = weakref.ref(stream)
-
-    def take(self, cqe: CQE) -> None:
-        """Pass a completion on, or let go of what nobody will see."""
-        stream = self._stream()
-        if stream is None:
-            close_all([None, *descriptors_of(cqe)])
-        else:
-            stream._take(cqe)
-
-    def fail(self, error: Exception) -> None:
-        """Pass on why the operation could not be queued."""
-        stream = self._stream()
-        if stream is not None:
-            stream._error = error
-            stream.outcome = StreamEnd.FAILED
-            self.wake()
-
-    def wake(self) -> None:
-        """Have the reader look."""
-        stream = self._stream()
-        if stream is not None and stream._waiter is not None:
-            stream._waiter.wake()
+"""What loses nothing when it is cancelled and begun again: what is not told yet, is told then."""
 
 
 class Stream(AsyncIterator[CQE]):
@@ -85,7 +54,7 @@ class Stream(AsyncIterator[CQE]):
     descriptors that nobody has seen and gives the unread buffers back.
     """
 
-    def __init__(self, ring: "Ring", op: Queueable, limit: int) -> None:
+    def __init__(self, ring: Exchange, op: Queueable, limit: int) -> None:
         self._is_open = False  # for __del__, should one of the next raise
         check_range("limit", limit, 1, UINT32_MAX)
         self._ring = ring
@@ -95,6 +64,7 @@ class Stream(AsyncIterator[CQE]):
         self._is_paused = False
         self._unread: collections.deque[CQE] = collections.deque()
         self._waiter: Call | None = None
+        self._closer: Call | None = None
         self._error: Exception | None = None
         self.op = op
         """The operation."""
@@ -102,8 +72,9 @@ class Stream(AsyncIterator[CQE]):
         """Why it has ended; None while it has not."""
         self.terminal: CQE | None = None
         """The terminal completion, once it has come."""
-        self._intake = _Intake(self)
-        self.number = ring._enlist(op, self._intake)
+        self._intake = Intake(self, ring._let_go)
+        number = ring._checked_number(op, is_single=False)
+        self.number = ring._enlist(op, self._intake, number)
         """The user_data of its completions."""
         self._is_open = True
 
@@ -132,7 +103,7 @@ class Stream(AsyncIterator[CQE]):
             if self._is_paused:
                 self._is_paused = False
                 self.number = self._ring._enlist(self.op, self._intake)
-            self._waiter = self._ring._waiter()
+            self._waiter = self._ring._loop.call()
             try:
                 await self._waiter
             finally:
@@ -141,19 +112,30 @@ class Stream(AsyncIterator[CQE]):
 
     # ---- what comes ----
 
-    def _take(self, cqe: CQE) -> None:
+    def _take(self, news: CQE | Exception | None) -> None:
+        if isinstance(news, CQE):
+            self._take_cqe(news)
+        elif news is not None:  # it could not be queued when there was room at last
+            self._error = news
+            self.outcome = StreamEnd.FAILED
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+        has_ended = self.outcome is not None or self._is_paused or news is None
+        if self._closer is not None and has_ended:
+            self._closer.set_result(None)
+
+    def _take_cqe(self, cqe: CQE) -> None:
         if not cqe.more:
             if self._pause_is_asked and cqe.res == -errno.ECANCELED:
                 self._is_paused = True
             else:
                 self._end(cqe)
             self._pause_is_asked = False
-        else:
-            self._unread.append(cqe)
-            if len(self._unread) >= self._limit and self._can_pause and not self._pause_is_asked:
-                self._pause_is_asked = True
-                self._ring._ask_to_cancel(self.number)
-        self._intake.wake()
+            return
+        self._unread.append(cqe)
+        if len(self._unread) >= self._limit and self._can_pause and not self._pause_is_asked:
+            self._pause_is_asked = True
+            self._ring._ask_to_cancel(self.number)
 
     def _end(self, terminal: CQE) -> None:
         self.terminal = terminal
@@ -172,16 +154,17 @@ class Stream(AsyncIterator[CQE]):
         May be called any number of times. It waits for the kernel also when the task is cancelled.
         """
         self._is_open = False
-        self._drop_unread()
         self._can_pause = False
-        if self._is_paused:
-            self._is_paused = False
-            self.outcome = StreamEnd.CANCELLED
         try:
-            if self.outcome is None and not self._ring.closed:
-                await self._ring._cancel_and_wait(self.number)
+            if self.outcome is None and not self._is_paused and not self._ring.closed:
+                self._ring._ask_to_cancel(self.number)
+                self._closer = self._ring._loop.lasting_call()
+                await self._closer
         finally:
+            self._closer = None
             self._drop_unread()
+            if self._is_paused:
+                self.outcome = StreamEnd.CANCELLED
 
     async def __aenter__(self) -> Self:
         return self
@@ -191,7 +174,7 @@ class Stream(AsyncIterator[CQE]):
 
     def _drop_unread(self) -> None:
         while self._unread:
-            close_all([None, *descriptors_of(self._unread.popleft())])
+            self._ring._let_go(self._unread.popleft())
 
     def __del__(self) -> None:
         if not self._is_open:

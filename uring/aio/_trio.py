@@ -1,58 +1,59 @@
 """trio."""
 
-import errno
 from collections.abc import Callable, Generator
-from typing import Any, Final
+from functools import partial
+from typing import Any
 
-import outcome
 import trio
 
 from uring.aio._loop import Call, Closing
-from uring.completions import CQE
 
-_ENDS_OF_CANCELLED: Final = frozenset({-errno.ECANCELED, -errno.EINTR})
+_ABORT = trio.lowlevel.Abort
 
 
-class TrioCall(Call):
-    """A wait that is cancelled only when the kernel has let go; what has ended well stays so."""
+class _TrioCall:
+    """A wait for a result."""
 
-    __slots__ = ("_cancel", "_raise", "_task", "cqe", "error", "is_cancelled", "is_dropped", "number")
+    __slots__ = ("_abort", "_has_result", "_result", "_task")
 
-    def __init__(self, cancel: Callable[[Call], None]) -> None:
-        self.number = 0
-        self.cqe: CQE | None = None
-        self.error: Exception | None = None
-        self.is_cancelled = False
-        self.is_dropped = False
-        self._cancel = cancel
-        self._raise: Callable[[], Any] | None = None
+    def __init__(self, abort: trio.lowlevel.Abort) -> None:
+        self._abort = abort
+        self._has_result = False
+        self._result: Any = None
         self._task: trio.lowlevel.Task | None = None
 
-    def __await__(self) -> Generator[Any, Any, None]:
+    def __await__(self) -> Generator[Any, Any, Any]:
         """Wait, as every wait of trio's."""
-        self._task = trio.lowlevel.current_task()
-        yield from trio.lowlevel.wait_task_rescheduled(self._abort).__await__()
+        if not self._has_result:
+            self._task = trio.lowlevel.current_task()
+            wait = trio.lowlevel.wait_task_rescheduled(self._on_cancel)  # noqa: ASYNC105 - it is, below
+            yield from wait.__await__()
+        return self._result
 
-    def _abort(self, raise_cancel: Callable[[], Any]) -> trio.lowlevel.Abort:
-        self._raise = raise_cancel
-        self.is_cancelled = True
-        self._cancel(self)
-        return trio.lowlevel.Abort.FAILED
+    def _on_cancel(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+        if self._abort is _ABORT.SUCCEEDED:
+            self._task = None
+        return self._abort
 
-    def wake(self) -> None:
+    def done(self) -> bool:
+        """Whether it has a result."""
+        return self._has_result
+
+    def set_result(self, result: Any, /) -> None:
         """Let the task go on."""
         task, self._task = self._task, None
-        if task is None:
-            return
-        has_ended = self.cqe is not None and self.cqe.res not in _ENDS_OF_CANCELLED
-        if self._raise is None or has_ended:
-            trio.lowlevel.reschedule(task)
-        else:
-            trio.lowlevel.reschedule(task, outcome.capture(self._raise))
+        if not self._has_result:
+            self._has_result = True
+            self._result = result
+            if task is not None:
+                trio.lowlevel.reschedule(task)
 
 
 class TrioLoop:
     """A run of trio's, and the system task in which it looks after a ring."""
+
+    keeps_results = True
+    """As in trio itself, where a call is either cancelled or done."""
 
     def __init__(self) -> None:
         self.key = self._token = trio.lowlevel.current_trio_token()
@@ -60,10 +61,8 @@ class TrioLoop:
         self._idle: trio.lowlevel.Task | None = None
         self._watched: tuple[int, Callable[[], None]] | None = None
         self._scope = trio.CancelScope()
-
-    def call(self, cancel: Callable[[Call], None]) -> TrioCall:
-        """Make a wait."""
-        return TrioCall(cancel)
+        self.call: Callable[[], Call] = partial(_TrioCall, _ABORT.SUCCEEDED)
+        self.lasting_call: Callable[[], Call] = partial(_TrioCall, _ABORT.FAILED)
 
     def at_end_of_turn(self, act: Callable[[], None]) -> None:
         """Call it in the next turn, in which what this one has woken goes on."""
@@ -134,5 +133,3 @@ class TrioLoop:
 def is_running() -> bool:
     """Whether the caller is in a task of trio's."""
     return trio.lowlevel.in_trio_task()
-
-
