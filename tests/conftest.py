@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from aio import LOOPS
+from aio import KITS, Kit
 
 import uring
 import uring.aio
@@ -375,10 +375,11 @@ def missing_page() -> Iterator[tuple[mmap.mmap, int, threading.Event]]:
 # ---- for uring.aio ----
 
 
-@pytest.fixture(params=LOOPS)
-def loop(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """Give what runs an async function in each kind of event loop."""
-    return LOOPS[request.param]
+@pytest.fixture(params=KITS, ids=lambda kit: kit.name)
+def kit(request: pytest.FixtureRequest) -> Kit:
+    """Give each kind of event loop."""
+    made: Kit = request.param
+    return made
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import resource
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from aio import Kit
 from aio_tasks import SECONDS
 
 import uring
@@ -149,7 +149,7 @@ def test_unknown_backends_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("ring")
-def test_backend_is_the_ring_where_there_is_one(loop: Callable[..., Any]) -> None:
+def test_backend_is_the_ring_where_there_is_one(kit: Kit) -> None:
     """In a loop and outside, without a warning; in a loop that is its one ring."""
 
     async def body() -> None:
@@ -161,7 +161,7 @@ def test_backend_is_the_ring_where_there_is_one(loop: Callable[..., Any]) -> Non
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert aio.backend() == "io_uring"
-        loop(body)
+        kit.run(body)
 
 
 @pytest.mark.usefixtures("ring")
@@ -187,7 +187,7 @@ def test_lack_of_descriptors_is_not_remembered() -> None:
 
 @pytest.mark.usefixtures("ring")
 def test_operation_that_the_kernel_lacks_is_done_in_a_thread(
-    loop: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It alone, with a warning that names it; where io_uring is forced it is UnsupportedError."""
     known = frozenset({*uring.probe().opcodes}) - {uring.Opcode.MKDIRAT}
@@ -204,7 +204,7 @@ def test_operation_that_the_kernel_lacks_is_done_in_a_thread(
         with pytest.raises(uring.UnsupportedError, match="lacks Mkdirat"):
             await aio.mkdir(tmp_path / "four")
 
-    loop(body)
+    kit.run(body)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "three", "two"]
 
 

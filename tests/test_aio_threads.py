@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pytest
 import trio
-from aio import LOOPS
+from aio import KITS, Kit
 from aio_tasks import SECONDS, begun, is_cancelled, is_trio, turns, until
 from shared import Tracked
 
@@ -194,9 +194,7 @@ def test_what_is_not_for_files_is_refused_in_threads() -> None:
             asyncio.run(do(op))
 
 
-def test_opening_in_a_thread_gives_a_descriptor_of_its_own(
-    loop: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_opening_in_a_thread_gives_a_descriptor_of_its_own(kit: Kit, tmp_path: Path) -> None:
     """It is not inherited, has the mode less the umask, and is closed by Close."""
     aio.use_backend("threads")
 
@@ -214,15 +212,13 @@ def test_opening_in_a_thread_gives_a_descriptor_of_its_own(
 
     mask = os.umask(0o027)
     try:
-        loop(body)
+        kit.run(body)
     finally:
         os.umask(mask)
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o640
 
 
-def test_reads_in_a_thread_need_no_position(
-    loop: Callable[..., Any], pipe: tuple[int, int]
-) -> None:
+def test_reads_in_a_thread_need_no_position(kit: Kit, pipe: tuple[int, int]) -> None:
     """A pipe is read at any offset, also a non-blocking one, which is waited for."""
     aio.use_backend("threads")
     os.set_blocking(pipe[0], False)
@@ -237,10 +233,10 @@ def test_reads_in_a_thread_need_no_position(
         with pytest.raises(BlockingIOError):
             await do(uring.Read(pipe[0], room, rw_flags=os.RWF_NOWAIT))
 
-    loop(body)
+    kit.run(body)
 
 
-def test_many_at_once_in_threads(loop: Callable[..., Any], tmp_path: Path) -> None:
+def test_many_at_once_in_threads(kit: Kit, tmp_path: Path) -> None:
     """A thousand reads at once get their own bytes; do_each() keeps the order."""
     aio.use_backend("threads")
     path = tmp_path / "file"
@@ -252,7 +248,7 @@ def test_many_at_once_in_threads(loop: Callable[..., Any], tmp_path: Path) -> No
         reads = [uring.Read(fd, room, place) for place, room in enumerate(rooms)]
         return [cqe.result() for cqe in await do_each(reads)]
 
-    assert loop(body) == [1] * 1000
+    assert kit.run(body) == [1] * 1000
     assert b"".join(rooms) == path.read_bytes()
     os.close(fd)
 
@@ -277,7 +273,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Ev
 
 
 def test_cancelled_task_waits_for_its_thread(
-    loop: Callable[..., Any], held: tuple[threading.Event, threading.Event], file: int
+    kit: Kit, held: tuple[threading.Event, threading.Event], file: int
 ) -> None:
     """While the thread has the buffer the task goes on waiting, however often it is cancelled."""
     has_begun, go_on = held
@@ -298,17 +294,17 @@ def test_cancelled_task_waits_for_its_thread(
             room.clear()
         return ends
 
-    (end,) = loop(body)
-    if loop is LOOPS["trio"]:
+    (end,) = kit.run(body)
+    if kit.name == "trio":
         assert end == 4  # as of every thread of trio's: what was done is told
     else:
         assert is_cancelled(end)
         assert "was done all the same: res is 4" in end.__notes__[0]
 
 
-@pytest.mark.parametrize("name", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("kit", KITS[:2], ids=["asyncio", "uvloop"])
 def test_what_has_not_begun_is_withdrawn(
-    name: str, held: tuple[threading.Event, threading.Event], file: int
+    kit: Kit, held: tuple[threading.Event, threading.Event], file: int
 ) -> None:
     """With all threads busy a cancelled task goes on at once, and its buffer is never written."""
     has_begun, go_on = held
@@ -330,7 +326,7 @@ def test_what_has_not_begun_is_withdrawn(
             go_on.set()
         assert first == [0]
 
-    LOOPS[name](body)
+    kit.run(body)
     assert room == b"mine"
 
 
@@ -359,7 +355,7 @@ def test_trio_withdraws_what_waits_for_a_thread(
 
 
 def test_descriptor_that_nobody_will_have_is_closed(
-    loop: Callable[..., Any],
+    kit: Kit,
     held: tuple[threading.Event, threading.Event],
     tmp_path: Path,
     descriptors: Callable[[], set[str]],
@@ -375,16 +371,16 @@ def test_descriptor_that_nobody_will_have_is_closed(
             go_on.set()
             await until(lambda: ends)
         if not is_cancelled(ends[0]):
-            assert loop is LOOPS["trio"]
+            assert kit.name == "trio"
             os.close(ends[0])
 
     before = descriptors()
-    loop(body)
+    kit.run(body)
     assert descriptors() == before
 
 
 def test_close_is_done_for_a_cancelled_task(
-    loop: Callable[..., Any], held: tuple[threading.Event, threading.Event], file: int
+    kit: Kit, held: tuple[threading.Event, threading.Event], file: int
 ) -> None:
     """Even one that no thread has begun with: a descriptor is not left open."""
     has_begun, go_on = held
@@ -404,13 +400,13 @@ def test_close_is_done_for_a_cancelled_task(
                 assert ends == []
                 go_on.set()
 
-    loop(body)
+    kit.run(body)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
 
 
 def test_error_of_a_cancelled_task_is_told(
-    loop: Callable[..., Any], held: tuple[threading.Event, threading.Event]
+    kit: Kit, held: tuple[threading.Event, threading.Event]
 ) -> None:
     """What failed in the thread is not lost: it is raised, or a note of the cancellation."""
     has_begun, go_on = held
@@ -423,5 +419,5 @@ def test_error_of_a_cancelled_task_is_told(
             await until(lambda: ends)
         return ends[0]
 
-    end = loop(body)
+    end = kit.run(body)
     assert isinstance(end, FileExistsError) or "res is -17" in end.__notes__[0]

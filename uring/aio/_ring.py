@@ -155,6 +155,7 @@ class Ring(Exchange):
             return self.plain._results(run)
         except BaseException:
             self.plain._leave(run)
+            del batch, run  # what catches this has the frame, and the buffers are the caller's
             raise
 
     # ---- closing ----
