@@ -12,10 +12,10 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from cases import Task
 from ways import Way
-from work import Work
 
 from uring import Completions
 
@@ -28,6 +28,13 @@ class Entry:
     peer: str
     key: str
     way: Way
+    own_repeats: int = 0
+    """How often in one measurement, where that is not as the task says."""
+
+    @property
+    def repeats(self) -> int:
+        """How often in one measurement."""
+        return self.own_repeats or self.task.repeats
 
 
 @dataclass(frozen=True)
@@ -39,11 +46,24 @@ class Figure:
     max: float
 
 
-Figures = dict[tuple[str, str], Figure]
-"""By library and the name of its way."""
+Key = tuple[str, str]
+"""A library and the name of its way."""
+Figures = dict[Key, Figure]
+Samples = dict[Key, list[float]]
+"""Nanoseconds per operation in each round."""
 
 
-def check(entries: Sequence[Entry], work: Work) -> None:
+class Checked(Protocol):
+    """What is worked on, as far as the check before the measurement needs it."""
+
+    def clear(self) -> None:
+        """Forget what was read."""
+
+    def was_read(self, task: str, /) -> bool:
+        """Whether a way of the task has read what the file holds; true of one that reads none."""
+
+
+def check(entries: Sequence[Entry], work: Checked) -> None:
     """See that all ways of a task give the same results, before any is measured."""
     sums: dict[str, int] = {}
     for entry in entries:
@@ -65,8 +85,13 @@ def checksum(result: object) -> int:
 
 
 def measure(entries: Sequence[Entry], rounds: int) -> Figures:
+    """Measure all entries so often."""
+    return {key: figure_of(values) for key, values in sample(entries, rounds).items()}
+
+
+def sample(entries: Sequence[Entry], rounds: int) -> Samples:
     """Measure all entries so often, after a round that warms up and does not count."""
-    samples: dict[tuple[str, str], list[float]] = {(e.peer, e.key): [] for e in entries}
+    samples: Samples = {(e.peer, e.key): [] for e in entries}
     start = time.monotonic()
     for number in range(-1, rounds):
         progress(number, rounds, time.monotonic() - start)
@@ -75,7 +100,12 @@ def measure(entries: Sequence[Entry], rounds: int) -> Figures:
             if number >= 0:
                 samples[entry.peer, entry.key].append(nanoseconds)
     progress(rounds, rounds, time.monotonic() - start)
-    return {key: Figure(statistics.median(s), min(s), max(s)) for key, s in samples.items()}
+    return samples
+
+
+def figure_of(values: Sequence[float]) -> Figure:
+    """Sum the rounds up."""
+    return Figure(statistics.median(values), min(values), max(values))
 
 
 def shuffled(entries: Sequence[Entry]) -> list[Entry]:
@@ -88,7 +118,7 @@ def shuffled(entries: Sequence[Entry]) -> list[Entry]:
 
 def timed(entry: Entry) -> float:
     """Do the task `repeats` times: nanoseconds per operation."""
-    way, repeats = entry.way, entry.task.repeats
+    way, repeats = entry.way, entry.repeats
     start = time.perf_counter_ns()
     way(repeats)
     return (time.perf_counter_ns() - start) / repeats / entry.task.operations
