@@ -148,6 +148,10 @@ class Run:
                 self._opened = opened
         close_all(self._opened)
 
+    def let_go(self) -> None:
+        """Hold no memory any more: a traceback may still have it when it has ended."""
+        self.batch, self.pins, self.own_pins, self.subjects = _NO_BATCH, (), (), ()
+
 
 class RunSide(SubmissionSide, CompletionSide):
     """Running batches."""
@@ -480,6 +484,8 @@ class RunSide(SubmissionSide, CompletionSide):
         lib.uring_run_stop(run.shim)
         run.is_orphan = True
         self._settle(run)
+        if run.first not in self._in_flight.runs:
+            run.let_go()
 
     def _cancel_run(self, run: Run) -> None:
         """Ask the kernel to end what is in flight of a run; it begins nothing more."""

@@ -51,11 +51,12 @@ from uring.operations import (
     UringCmdMultishot,
 )
 from uring.ring import Ring as PlainRing
-from uring.sqe import AUTO, NO_FLAGS, SQE, Fixed, Queueable, encoded, is_multishot
+from uring.sqe import AUTO, SQE, Fixed, Queueable, encoded, is_multishot
 
 _CANCEL_SECONDS: Final = 30.0  # as Ring.close() waits for what it has cancelled
 _REMIND_SECONDS: Final = 0.05  # then what is still there is cancelled again
 _REMIND_SECONDS_MAX: Final = 1.6
+_LOOKS_MAX: Final = 8  # then others have a turn
 _TRY_AGAIN: Final = frozenset({errno.EAGAIN, errno.EBUSY, errno.ENOMEM, errno.EINTR})
 _ALONE: Final = SQEFlags.IO_LINK | SQEFlags.IO_HARDLINK | SQEFlags.CQE_SKIP_SUCCESS
 SEVERAL: Final = frozenset(
@@ -110,6 +111,8 @@ class Exchange:
         """The number of the timer behind which what is doomed is cancelled again."""
         self._drained: Call | None = None
         """Who waits until nothing is in flight."""
+        self._closers: list[Call] = []
+        """Who waits for somebody else to have closed the ring."""
         self._late: dict[int, CQE] = {}
         """What has come between the cancelling of a task and its next step."""
         self._firsts: dict[int, CQE] = {}
@@ -129,18 +132,66 @@ class Exchange:
             raise RingClosedError(self._refusal)
         self.plain._check_open()
 
-    # ---- cancelling ----
+    # ---- closing ----
 
-    async def _drain(self) -> None:
-        for number in list(self._takers):
-            self._ask_to_cancel(number)
-        for run in self._runs:
-            self.plain._cancel_run(run)
-        self._give_up = time.monotonic() + _CANCEL_SECONDS
-        if self._takers or self._runs:
-            self._remind()
-            self._drained = self._loop.lasting_call()
-            await self._drained
+    def close(self) -> None:
+        """
+        Close the ring at once: wait for the kernel, and not for tasks. Mind `aclose()`.
+
+        Raises:
+            WrongThreadError: another thread runs the loop.
+        """
+        self.plain.close()
+        self._refusal = self._refusal or "the ring is closed"
+        eventfd, self._eventfd = self._eventfd, -1
+        if eventfd >= 0:
+            self._loop.unwatch(eventfd)
+            os.close(eventfd)
+        takers = [*self._takers.values(), *self._runs.values(), *self._closers]
+        self._takers, self._runs, self._closers = {}, {}, []
+        if self._loop.is_here():
+            for taker in takers:
+                if not taker.done():
+                    taker.set_result(None)
+        while self._late:
+            self._let_go(self._late.popitem()[1])
+
+    async def aclose(self) -> None:
+        """
+        Close the ring: cancel what is in flight, wait for it, and give everything back.
+
+        A barrier, also for a task that is cancelled: when it returns, the kernel no longer touches
+        any memory. Tasks that wait get RingClosedError, if their operation had not ended well.
+        """
+        if self._refusal is not None:
+            while not self.plain.closed:
+                last = self._loop.lasting_call()
+                self._closers.append(last)
+                await last
+            return
+        self._refusal = "the ring is closed"
+        try:
+            for number in list(self._takers):
+                self._ask_to_cancel(number)
+            for run in self._runs:
+                self.plain._cancel_run(run)
+            self._give_up = time.monotonic() + _CANCEL_SECONDS
+            if self._takers or self._runs:
+                self._remind()
+                self._drained = self._loop.lasting_call()
+                await self._drained
+        finally:
+            self.close()
+
+    def _let_go(self, cqe: CQE) -> None:
+        """Close what an operation has made whose result nobody will have."""
+        close_all([None, *descriptors_of(cqe)])
+        has_slot = getattr(cqe.op, "slot", None) is AUTO and cqe.res >= 0
+        if has_slot and not self.closed and self._loop.is_here():
+            self._queue(Close(Fixed(cqe.res)))
+            self._schedule()
+
+    # ---- cancelling ----
 
     async def _after_all(
         self, op: Queueable, number: int, call: Call, error: BaseException
@@ -153,11 +204,11 @@ class Exchange:
         cqe: CQE | int | None = self._late.pop(number, None)
         if self._takers.get(number) is call:
             if isinstance(error, GeneratorExit):  # no task, and maybe no loop
-                self._takers[number] = Keeper(None)
+                self._takers[number] = Keeper(None, self._let_go)
                 self._cancel_soon(number)
                 return None
             last = self._loop.lasting_call()
-            keeper = self._takers[number] = Keeper(last)
+            keeper = self._takers[number] = Keeper(last, self._let_go)
             self._ask_to_cancel(number)
             try:
                 await last
@@ -175,10 +226,7 @@ class Exchange:
         if self._loop.keeps_results and not isinstance(error, GeneratorExit):
             return cqe
         if isinstance(cqe, CQE):
-            close_all([None, *descriptors_of(cqe)])
-        if getattr(op, "slot", None) is AUTO and res >= 0 and not self.closed:
-            self._queue(Close(Fixed(res)))
-            self._schedule()
+            self._let_go(cqe)
         error.add_note(f"{op!r} was done all the same: res is {res}")
         return None
 
@@ -229,7 +277,7 @@ class Exchange:
         """Refuse what cannot be awaited alone; give the number that it must have, if any."""
         if not isinstance(op, Queueable):
             return None  # queue() will say so
-        if op.flags is not NO_FLAGS and int(op.flags) & _ALONE:
+        if isinstance(op.flags, int) and op.flags & _ALONE:
             raise ValueError(
                 f"{op!r} is part of a chain, or skips its completion: give all of it to run()"
             )
@@ -280,12 +328,21 @@ class Exchange:
         self._is_due = False
         if self._eventfd == -1:
             return
-        is_stuck = not self._submit()
-        while self._backlog and self._make_room():
+        try:
             is_stuck = not self._submit()
-        self._harvest()
+            while self._backlog and self._make_room():
+                is_stuck = not self._submit()
+            self._harvest()
+        except UringError as error:
+            self._break(error)
+            return
         if is_stuck or self._backlog:
             self._schedule()
+
+    def _break(self, error: UringError) -> None:
+        """Close a ring that works no more; who waits is told why."""
+        self._refusal = self._refusal or f"the ring is closed: {error}"
+        self.close()
 
     def _submit(self) -> bool:
         """Submit; False when the kernel has no memory for it just now."""
@@ -323,7 +380,10 @@ class Exchange:
 
     def _on_ready(self) -> None:
         self._reset_eventfd()
-        self._harvest(is_reset=True)
+        try:
+            self._harvest(is_reset=True)
+        except UringError as error:
+            self._break(error)
 
     def _reset_eventfd(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -333,10 +393,14 @@ class Exchange:
         """
         Give out all completions that there are.
 
-        Between the reset of the eventfd and the end there is a look that finds none.
+        Between the reset of the eventfd and the end there is a look that finds none; or, when they
+        keep coming, another turn.
         """
         plain, takers = self.plain, self._takers
-        while done := plain.copy_cqes():
+        for _ in range(_LOOKS_MAX):
+            done = plain.copy_cqes()
+            if not done:
+                break
             columns = zip(
                 done.user_data.tolist(),
                 done.res.tolist(),
@@ -359,6 +423,8 @@ class Exchange:
             if not is_reset:  # the loop need not wake up for what came just now
                 is_reset = True
                 self._reset_eventfd()
+        else:
+            self._schedule()
         if self._runs:
             self._go_on()
         if self._drained is not None and not takers and not self._runs:
@@ -385,7 +451,7 @@ class Exchange:
         if cqe.user_data == self._reminder:
             self._on_reminder()
         else:
-            close_all([None, *descriptors_of(cqe)])
+            self._let_go(cqe)
 
     # ---- runs ----
 
@@ -395,8 +461,9 @@ class Exchange:
             self._schedule()
         try:
             await call
-        except GeneratorExit:
-            self._runs.pop(run, None)
+        except GeneratorExit:  # no task, and maybe no loop
+            if self._runs.pop(run, None) is not None and self._loop.is_here():
+                self.plain._cancel_run(run)
             raise
         except BaseException:
             if run in self._runs:

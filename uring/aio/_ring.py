@@ -151,45 +151,14 @@ class Ring(Exchange):
                 await self._wait_for_run(run, result)
             else:
                 await self._loop.checkpoint()
+            self._check_open()
             return self.plain._results(run)
         except BaseException:
-            if self._refusal is None:
-                self.plain._leave(run)
+            self.plain._leave(run)
+            del batch, run  # what catches this has the frame, and the buffers are the caller's
             raise
 
     # ---- closing ----
-
-    async def aclose(self) -> None:
-        """
-        Close the ring: cancel what is in flight, wait for it, and give everything back.
-
-        A barrier, also for a task that is cancelled: when it returns, the kernel no longer touches
-        any memory. Tasks that wait get RingClosedError, if their operation had not ended well.
-        """
-        if self._refusal is not None:
-            return
-        self._refusal = "the ring is closed"
-        try:
-            await self._drain()
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        """Close the ring at once: wait for the kernel, and not for tasks. Mind `aclose()`."""
-        self._refusal = self._refusal or "the ring is closed"
-        eventfd, self._eventfd = self._eventfd, -1
-        if eventfd < 0:
-            self.plain.close()
-            return
-        self._loop.unwatch(eventfd)
-        self.plain.close()
-        os.close(eventfd)
-        takers, runs = self._takers, self._runs
-        self._takers, self._runs = {}, {}
-        if self._loop.is_here():
-            for taker in (*takers.values(), *runs.values()):
-                if not taker.done():
-                    taker.set_result(None)
 
     async def __aenter__(self) -> Self:
         self._check_open()

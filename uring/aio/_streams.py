@@ -10,7 +10,7 @@ from uring._checks import check_range
 from uring._streaming import StreamEnd, end_of
 from uring.aio._exchange import Exchange
 from uring.aio._takers import Intake
-from uring.completions import CQE, close_all, descriptors_of
+from uring.completions import CQE
 from uring.operations import (
     AcceptMultishot,
     PollMultishot,
@@ -72,7 +72,7 @@ class Stream(AsyncIterator[CQE]):
         """Why it has ended; None while it has not."""
         self.terminal: CQE | None = None
         """The terminal completion, once it has come."""
-        self._intake = Intake(self)
+        self._intake = Intake(self, ring._let_go)
         number = ring._checked_number(op, is_single=False)
         self.number = ring._enlist(op, self._intake, number)
         """The user_data of its completions."""
@@ -174,7 +174,7 @@ class Stream(AsyncIterator[CQE]):
 
     def _drop_unread(self) -> None:
         while self._unread:
-            close_all([None, *descriptors_of(self._unread.popleft())])
+            self._ring._let_go(self._unread.popleft())
 
     def __del__(self) -> None:
         if not self._is_open:

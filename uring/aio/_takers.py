@@ -1,10 +1,11 @@
 """Who takes the completions of an operation, besides the calls of `_loop`."""
 
 import weakref
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from uring.aio._loop import Call
-from uring.completions import CQE, close_all, descriptors_of
+from uring.completions import CQE
 
 
 class Taker(Protocol):
@@ -24,9 +25,10 @@ class Taker(Protocol):
 class Keeper:
     """Takes the completion of an operation whose task was cancelled."""
 
-    __slots__ = ("call", "came")
+    __slots__ = ("_let_go", "call", "came")
 
-    def __init__(self, call: Call | None) -> None:
+    def __init__(self, call: Call | None, let_go: Callable[[CQE], None]) -> None:
+        self._let_go = let_go
         self.call = call
         """Who waits for it; None: nobody ever will."""
         self.came: CQE | int | None = None
@@ -42,7 +44,7 @@ class Keeper:
         if self.call is not None:
             self.call.set_result(None)
         elif isinstance(result, CQE):
-            close_all([None, *descriptors_of(result)])
+            self._let_go(result)
 
 
 class Reader(Protocol):
@@ -55,9 +57,10 @@ class Reader(Protocol):
 class Intake:
     """What the ring knows of a stream: enough for one that was dropped to be noticed."""
 
-    __slots__ = ("_stream",)
+    __slots__ = ("_let_go", "_stream")
 
-    def __init__(self, stream: Reader) -> None:
+    def __init__(self, stream: Reader, let_go: Callable[[CQE], None]) -> None:
+        self._let_go = let_go
         self._stream = weakref.ref(stream)
 
     def done(self) -> bool:
@@ -70,4 +73,4 @@ class Intake:
         if stream is not None:
             stream._take(result)
         elif isinstance(result, CQE):
-            close_all([None, *descriptors_of(result)])
+            self._let_go(result)
