@@ -1,10 +1,11 @@
 """Other packages with which files can be awaited, each as its own documentation uses it."""
 
 import os
+import signal
 from functools import partial
 from typing import Any
 
-from aio_cases import CACHED, DIRECT, PINNED
+from aio_cases import ALONE, CACHED, DIRECT, PINNED
 from aio_loops import Asyncio
 from aio_ways import Awaited
 from aio_work import AioWork
@@ -74,12 +75,28 @@ class Caio(Awaited):
         self._make = partial(module.AsyncioContext, **options)
         self.add(CACHED, self.reads, 120)
         self.add(PINNED, self.reads, 120)
+        self.add(ALONE, self.alone, 1000)
+
+    @property
+    def context(self) -> Any:
+        """The context, made in the loop."""
+        if self._context is None:
+            self._context = self._make()
+        return self._context
+
+    async def alone(self, repeats: int) -> int:
+        """Read at random, in one task."""
+        work, read_block = self.work, self.context.read
+        block, count = b"", 0
+        for offset in work.offsets[0][:repeats]:
+            block = await read_block(BLOCK, work.fd, offset)
+            count += len(block)
+        work.got[0] = block
+        return count
 
     async def reads(self, repeats: int) -> int:
         """Read at random."""
-        if self._context is None:
-            self._context = self._make()
-        work, read_block = self.work, self._context.read
+        work, read_block = self.work, self.context.read
 
         async def read(number: int) -> int:
             block, count = b"", 0
@@ -107,9 +124,23 @@ class Uringio(Awaited):
 
     def __init__(self, name: str, work: AioWork, module: Any) -> None:
         super().__init__(name, work, Asyncio(module.UringioLoop))
+        signal.set_wakeup_fd(-1)  # its loop has set one, and the next run of trio's would warn
         self._open = module.open_file
         self.add(CACHED, self.reads, 100)
         self.add(PINNED, self.reads, 100)
+        self.add(ALONE, self.alone, 1000)
+
+    async def alone(self, repeats: int) -> int:
+        """Read at random, in one task."""
+        work = self.work
+        file = await self._open(path=str(work.path))
+        block, count = b"", 0
+        for offset in work.offsets[0][:repeats]:
+            block = await file.read(size=BLOCK, offset=offset)
+            count += len(block)
+        work.got[0] = block
+        await file.close()
+        return count
 
     async def reads(self, repeats: int) -> int:
         """Read at random."""

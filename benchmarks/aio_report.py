@@ -1,4 +1,4 @@
-"""Telling how awaited operations compare: on the terminal, in aio_results.json and docs/async.md."""
+"""Telling how awaited operations compare: on the terminal, in files, and in docs/async.md."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,9 @@ class Verdict:
 
     def __str__(self) -> str:
         met = "met" if self.is_met else "**missed**"
-        named = f"{self.bar.against}, {self.against}" if self.bar.against == BEST_PEER else self.against
+        named = (
+            f"{self.bar.against}, {self.against}" if self.bar.against == BEST_PEER else self.against
+        )
         return (
             f"{self.bar.task.title}: `{self.bar.ours}` is {spread(self.ratio, 1)} times as fast as"
             f" {named}; bar {self.bar.times:g}: {met}"
@@ -83,7 +85,7 @@ def show(tasks: Sequence[Task], samples: Samples, place: Mapping[str, str]) -> N
         print(f"\n{task.title}: us per operation; 1,000 per second; times {TO_THREAD}")
         for name in names(task, samples):
             values = samples[name, task.name]
-            line = f"{spread(figure_of([each / 1000 for each in values]), 2):26}"
+            line = f"{microseconds(task, name, samples):26}"
             line += f"{spread(rate(values), 1):26}"
             if (TO_THREAD, task.name) in samples:
                 line += spread(ratio(task, name, TO_THREAD, samples), 2)
@@ -149,20 +151,21 @@ def tables(
     """Return the page's part: where, the picture, the tables, the bars."""
     readers = dict.fromkeys([name for task in READS for name in names(task, samples)])
     callers = [DO, TO_THREAD]
+    reads = [part for task in READS for part in (task.title, "times")]
     lines = [
         f"{machine.sentence(place)}.",
         f"Medians of {rounds} rounds, with minimum and maximum.",
         "",
         "![thousands of reads per second](../benchmarks/aio_results.png)",
         "",
-        "Thousands of reads of 4 KiB per second, 64 in flight, and how many times that is"
-        f" `{TO_THREAD}` in the same round:",
+        "Thousands of operations per second, 64 in flight, and how many times that is",
+        f"`{TO_THREAD}` in the same round:",
         "",
-        f"| | {' | '.join(part for task in READS for part in (task.title, 'times'))} |",
-        f"|---|{'--:|' * (2 * len(READS))}",
+        f"| | {' | '.join(reads)} |",
+        f"|---|{'--:|' * len(reads)}",
         *(reading(name, samples) for name in readers),
         "",
-        f"Microseconds per call, 64 in flight, on asyncio:",
+        "Microseconds per call, 64 in flight, on asyncio:",
         "",
         f"| | {' | '.join(callers)} | times |",
         "|---|--:|--:|--:|",
@@ -172,16 +175,18 @@ def tables(
         "",
         "| | |",
         "|---|--:|",
-        *(
-            f"| {name} | {spread(figure_of([each / 1000 for each in samples[name, ALONE.name]]), 2)} |"
-            for name in names(ALONE, samples)
-        ),
+        *(f"| {name} | {microseconds(ALONE, name, samples)} |" for name in names(ALONE, samples)),
         "",
         "To what we hold ourselves:",
         "",
         *(f"- {verdict}" for verdict in found),
     ]
     return "\n".join(lines)
+
+
+def microseconds(task: Task, name: str, samples: Samples) -> str:
+    """Put the time of an operation into words."""
+    return spread(figure_of([each / 1000 for each in samples[name, task.name]]), 1)
 
 
 def reading(name: str, samples: Samples) -> str:
@@ -198,8 +203,6 @@ def reading(name: str, samples: Samples) -> str:
 
 def calling(task: Task, samples: Samples) -> str:
     """Return one row of the table of calls."""
-    cells = [
-        spread(figure_of([each / 1000 for each in samples[name, task.name]]), 1)
-        for name in (DO, TO_THREAD)
-    ]
-    return f"| {' | '.join([task.title, *cells])} | {ratio(task, DO, TO_THREAD, samples).median:.1f} |"
+    cells = [microseconds(task, name, samples) for name in (DO, TO_THREAD)]
+    cells.append(f"{ratio(task, DO, TO_THREAD, samples).median:.1f}")
+    return f"| {' | '.join([task.title, *cells])} |"

@@ -47,9 +47,7 @@ CONTENDERS: dict[str, Callable[[str, AioWork], Contender]] = {
     DO: lambda name, work: Do(name, work, Asyncio(), has_calls=True),
     "ring.do, uvloop": _with(
         "uvloop",
-        lambda name, work, uvloop: Do(
-            name, work, Asyncio(uvloop.new_event_loop), has_calls=False
-        ),
+        lambda name, work, uvloop: Do(name, work, Asyncio(uvloop.new_event_loop), has_calls=False),
     ),
     "ring.do, trio": _with(
         "trio", lambda name, work, trio: Do(name, work, Trio(trio), has_calls=False)
@@ -128,6 +126,6 @@ def on_one_processor(way: Way, repeats: int) -> object:
 
 def move(processors: set[int]) -> None:
     """Bind all threads to some processors; those that they begin inherit it."""
-    for thread in os.listdir("/proc/self/task"):
+    for thread in Path("/proc/self/task").iterdir():
         with contextlib.suppress(ProcessLookupError):
-            os.sched_setaffinity(int(thread), processors)
+            os.sched_setaffinity(int(thread.name), processors)

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 
-from aio_cases import ALONE, CACHED, CALLS, DIRECT, FSYNC, OPENAT, PINNED, READS, STATX, WRITE
+from aio_cases import ALONE, CACHED, CALLS, DIRECT, FSYNC, PINNED, READS
 from aio_loops import Loop, Main
 from aio_work import AioWork
 from cases import Task
@@ -25,8 +25,8 @@ class Awaited:
         self.name = name
         self.work = work
         self.loop = loop
-        self.ways: Ways = {}
-        self.repeats: Repeats = {}
+        self.ways = Ways()
+        self.repeats = Repeats()
 
     def add(self, task: Task, main: Main, repeats: int = 0) -> None:
         """Offer a way of a task."""
@@ -54,7 +54,9 @@ class Do(Awaited):
         self.add_reads(self.reads, cached=160, direct=40)
         self.add(ALONE, self.alone, 1000)
         if has_calls:
-            for task, main in zip(CALLS, (self.statx, self.openat, self.write, self.fsync)):
+            for task, main in zip(
+                CALLS, (self.statx, self.openat, self.write, self.fsync), strict=True
+            ):
                 self.add(task, main, {FSYNC: 4}.get(task, 100))
 
     def reads(self, fd: int) -> Main:
@@ -167,7 +169,9 @@ class Threads(Awaited):
             self.add(DIRECT, self.direct_reads)
         if has_calls:
             self.add(ALONE, self.alone)
-            for task, call in zip(CALLS, (self.statx, self.openat, self.write, self.fsync)):
+            for task, call in zip(
+                CALLS, (self.statx, self.openat, self.write, self.fsync), strict=True
+            ):
                 self.add(task, call)
 
     async def reads(self, repeats: int) -> int:
@@ -264,8 +268,8 @@ class Plain:
     def __init__(self, name: str, work: AioWork) -> None:
         self.name = name
         self.work = work
-        self.ways: Ways = {ALONE.name: self.alone}
-        self.repeats: Repeats = {ALONE.name: 1000}
+        self.ways = Ways({ALONE.name: self.alone})
+        self.repeats = Repeats({ALONE.name: 1000})
 
     def close(self) -> None:
         """There is nothing to close."""
