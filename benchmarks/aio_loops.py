@@ -6,6 +6,7 @@ trio has none that stays: starting it is in its figures, less than a hundredth o
 """
 
 import asyncio
+import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
@@ -66,6 +67,7 @@ class Trio:
 
     def run(self, main: Main, /, *arguments: object) -> int:
         """Run a program."""
+        signal.set_wakeup_fd(-1)  # uringio's loop leaves one behind, of which trio would warn
         result: int = self._trio.run(main, *arguments)
         return result
 

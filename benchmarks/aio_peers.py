@@ -1,7 +1,6 @@
 """Other packages with which files can be awaited, each as its own documentation uses it."""
 
 import os
-import signal
 from functools import partial
 from typing import Any
 
@@ -124,7 +123,6 @@ class Uringio(Awaited):
 
     def __init__(self, name: str, work: AioWork, module: Any) -> None:
         super().__init__(name, work, Asyncio(module.UringioLoop))
-        signal.set_wakeup_fd(-1)  # its loop has set one, and the next run of trio's would warn
         self._open = module.open_file
         self.add(CACHED, self.reads, 100)
         self.add(PINNED, self.reads, 100)
