@@ -491,6 +491,19 @@ def test_run_gives_results_in_order(kit: Kit, count: int, file: int) -> None:
     kit.run(main)
 
 
+def test_run_gives_the_completions_of_its_batch(kit: Kit) -> None:
+    """Of many statx they have the columns; a batch can be run again, and at once."""
+
+    async def main() -> None:
+        ring = uring.aio.ring()
+        batch = uring.StatxMany(["/", "/dev", "/no/such"])
+        for done in await kit.all(*[lambda: ring.run(batch)] * 3):
+            assert list(done.res) == [0, 0, -errno.ENOENT]
+            assert done[0].result().ino == os.stat("/").st_ino  # noqa: PTH116 - it may block
+
+    kit.run(main)
+
+
 def test_run_waits_while_others_go_on(kit: Kit, pipe: tuple[int, int]) -> None:
     """Two batches and single operations at once: each gets its own, whatever comes first."""
 
