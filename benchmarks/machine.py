@@ -60,18 +60,18 @@ class Busy:
     """How busy the machine is, from now on, with what is not this process."""
 
     def __init__(self) -> None:
-        self._start = _ticks()
+        self._time = time.monotonic()
+        self._idle = _idle_seconds()
         self._own = time.process_time()
 
     def others(self) -> float:
         """Return the share of all processors' time that others have had, 0..1."""
-        passed = [end - start for start, end in zip(self._start, _ticks(), strict=True)]
-        idle = passed[3] + passed[4]
-        own = (time.process_time() - self._own) * os.sysconf("SC_CLK_TCK")
-        return max(0.0, (sum(passed) - idle - own) / max(1, sum(passed)))
+        passed = (time.monotonic() - self._time) * (os.cpu_count() or 1)
+        used = passed - (_idle_seconds() - self._idle)
+        return max(0.0, (used - (time.process_time() - self._own)) / passed)
 
 
-def _ticks() -> list[int]:
-    """Return what proc_stat(5) says of all processors: user, nice, system, idle, iowait, ..."""
-    line = Path("/proc/stat").read_text(encoding="ascii").partition("\n")[0]
-    return [int(field) for field in line.split()[1:9]]
+def _idle_seconds() -> float:
+    """Return what all processors have been idle, which the kernel measures: it samples the rest."""
+    fields = Path("/proc/stat").read_text(encoding="ascii").split(maxsplit=6)
+    return (int(fields[4]) + int(fields[5])) / os.sysconf("SC_CLK_TCK")
