@@ -15,6 +15,7 @@ The layers, from the top; each imports only from those below it::
 from uring.aio._ring import Ring, ring
 from uring.aio._streams import Stream
 from uring.aio.backend import backend, use_backend
+from uring.aio.files import open  # noqa: A004 - it is that, awaited
 from uring.aio.paths import (
     copyfile,
     getxattr,
@@ -44,6 +45,7 @@ __all__ = [
     "lstat",
     "makedirs",
     "mkdir",
+    "open",
     "read_bytes",
     "remove",
     "rename",
