@@ -52,6 +52,6 @@ def draw_panel(axes: Any, title: str, names: list[str], found: Mapping[str, Figu
 
 def colour_of(name: str) -> str:
     """Return the colour of a bar: ours, threads that come with the loop, other packages."""
-    if name.startswith("ring."):
+    if name.startswith(("ring.", "uring.aio.")):
         return OURS
     return THREADS if name.startswith((TO_THREAD, "trio.to_thread")) else OTHERS

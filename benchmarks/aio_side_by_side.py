@@ -15,7 +15,7 @@ import machine
 from aio_cases import DO, PINNED, RUN, TASKS, TO_THREAD
 from aio_loops import Asyncio, Trio
 from aio_peers import Aiofiles, Caio, Uringio
-from aio_ways import Do, Plain, Run, Threads
+from aio_ways import Do, File, Plain, Run, Threads
 from aio_work import AioWork
 from measure import Entry, check, sample
 from ways import Way, Ways
@@ -54,6 +54,7 @@ CONTENDERS: dict[str, Callable[[str, AioWork], Contender]] = {
         "trio", lambda name, work, trio: Do(name, work, Trio(trio), has_calls=False)
     ),
     RUN: lambda name, work: Run(name, work, Asyncio()),
+    "uring.aio.open, pread": lambda name, work: File(name, work, Asyncio()),
     TO_THREAD: lambda name, work: Threads(name, work, Asyncio(), has_calls=True),
     "asyncio.to_thread, 64 threads": lambda name, work: Threads(
         name, work, Asyncio(threads=64), has_calls=False

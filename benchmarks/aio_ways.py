@@ -158,6 +158,35 @@ class Run(Awaited):
         return main
 
 
+class File(Awaited):
+    """`await file.pread(...)`: the file layer, one file for all tasks."""
+
+    def __init__(self, name: str, work: AioWork, loop: Loop) -> None:
+        super().__init__(name, work, loop)
+        self.add_reads(self.reads, cached=100, direct=40)
+
+    def reads(self, fd: int) -> Main:
+        """Read at random."""
+        work, loop = self.work, self.loop
+
+        async def main(repeats: int) -> int:
+            file = await uring.aio.open(fd, "rb", 0, closefd=False)
+            pread = file.pread
+
+            async def read(number: int) -> int:
+                page, count = work.pages[number], 0
+                for offset in work.offsets[number][:repeats]:
+                    count += await pread(page, offset)
+                work.got[number] = page
+                return count
+
+            total = await loop.together(read)
+            await file.close()
+            return total
+
+        return main
+
+
 class Threads(Awaited):
     """A system call in a thread of the loop's pool."""
 
