@@ -87,6 +87,17 @@ def test_async_example_prints_what_it_says(ring_refusal: str, example: str) -> N
     assert run_example(example) == re.findall(r"print\(.*\)  # (.*)$", example, re.MULTILINE)
 
 
+@pytest.mark.parametrize("loop", ["trio", "uvloop"])
+def test_async_first_example_runs_on_every_loop(ring_refusal: str, loop: str) -> None:
+    """With the last line as the page says, it prints the same."""
+    assert not ring_refusal
+    last = {"trio": "trio.run(main)", "uvloop": "uvloop.run(main())"}[loop]
+    assert f"`{last}`" in ASYNC
+    example, *_ = examples_in(ASYNC)
+    changed = example.replace("asyncio.run(main())", f"import {loop}; {last}")
+    assert run_example(changed) == run_example(example) != []
+
+
 def test_async_examples_are_there() -> None:
     """The page has examples, and each says what it prints."""
     assert examples_in(ASYNC)
