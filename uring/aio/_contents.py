@@ -2,10 +2,13 @@
 Whole files at once: `read_bytes` and `write_bytes`.
 
 On a ring each file is a chain into a slot of a table of registered files, which is there for the
-call only: open, read, and read to be sure of the end; or open, write, close. So a file costs no
-descriptor, and one wait serves many. What is longer than the chain reads, or was not written in
-one go, is gone on with on the same open file. Where files are registered already, by whoever uses
-the ring or by another call, ordinary descriptors take the place of the slots, in steps.
+call only: open and read; or open, write, close. So a file costs no descriptor, and one wait serves
+many. Until a read finds the end, or all is written, it is gone on with on the same open file. Where
+files are registered already, by whoever uses the ring or by another call, ordinary descriptors take
+the place of the slots, in steps.
+
+Each operation says where it reads or writes; what has no places takes no notice. The file's own
+position would not do: when a write was short, as its continuation failed, Linux 6.18 leaves it.
 """
 
 import errno
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _T = TypeVar("_T")
+_PathT = TypeVar("_PathT", bound=PathLike)  # a mapping's keys are of one type
 _PATH: Final = (str, bytes, os.PathLike)
 
 IN_FLIGHT: Final = 64
@@ -44,10 +48,7 @@ _FIRST_READ: Final = 65536
 _READ_MAX: Final = 8 * 1024 * 1024
 _WRITE_MAX: Final = 1 << 30  # the kernel stops at 2**31 - 4096, and that is no multiple of anything
 _LINK: Final = SQEFlags.IO_LINK
-_HARDLINK: Final = SQEFlags.IO_HARDLINK
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-_POSITION: Final = -1  # the file's own, so that all kinds of files are treated alike
-_NOTHING: Final = memoryview(b"")
 _WITH_SLOTS: Final = Opcode.LINKAT
 """Of the kernel release that first opened into slots, 5.15; the opcode of opening is older."""
 
@@ -79,7 +80,7 @@ class _File:
         return cqe.res >= 0
 
     def room(self) -> "memoryview[int]":
-        """Where to read next: what it was given, and then as much again as it has read."""
+        """Where to read next: the rest of what it has, and then as much again as it has read."""
         if not self.left:
             self.left = memoryview(bytearray(max(_FIRST_READ, min(self.done, _READ_MAX))))
         return self.left
@@ -87,11 +88,10 @@ class _File:
     def read(self, count: int) -> None:
         """Keep what was read there."""
         self.parts.append(self.left[:count])
-        self.done += count
-        self.left = _NOTHING
+        self.wrote(count)
 
     def wrote(self, count: int) -> None:
-        """Drop what was written."""
+        """Drop what was written, or the room that is taken."""
         self.done += count
         self.left = self.left[count:]
 
@@ -141,14 +141,14 @@ async def read_bytes(
 async def write_bytes(paths: PathLike, data: "Buffer", *, in_flight: int = ...) -> int: ...
 @overload
 async def write_bytes(
-    paths: "Mapping[PathLike, Buffer] | Iterable[tuple[PathLike, Buffer]]",
+    paths: "Mapping[_PathT, Buffer] | Iterable[tuple[PathLike, Buffer]]",
     *,
     return_exceptions: Literal[False] = ...,
     in_flight: int = ...,
 ) -> list[int]: ...
 @overload
 async def write_bytes(
-    paths: "Mapping[PathLike, Buffer] | Iterable[tuple[PathLike, Buffer]]",
+    paths: "Mapping[_PathT, Buffer] | Iterable[tuple[PathLike, Buffer]]",
     *,
     return_exceptions: bool,
     in_flight: int = ...,
@@ -286,15 +286,14 @@ def _slots(bound: Ring, count: int) -> Iterator[Sequence[Fixed]]:
 
 async def _read_window(bound: Ring, names: "Sequence[str | bytes]") -> "list[bytes | OSError]":
     # Pages of an mmap are made when they are used: 64 KiB of a bytearray take longer than all else.
-    room = memoryview(mmap.mmap(-1, len(names) * (_FIRST_READ + 1)))
+    room = memoryview(mmap.mmap(-1, len(names) * _FIRST_READ))
     files = []
     for place, name in enumerate(names):
         start = place * _FIRST_READ
         files.append(_File(name, room[start : start + _FIRST_READ]))
-    ends = room[len(names) * _FIRST_READ :]
     with _slots(bound, len(names)) as slots:
         if slots:
-            await _read_chains(bound, files, slots, ends)
+            await _read_chains(bound, files, slots)
             await _read_on(bound, files)
         else:
             with _closing(files):
@@ -303,26 +302,16 @@ async def _read_window(bound: Ring, names: "Sequence[str | bytes]") -> "list[byt
     return [b"".join(each.parts) if each.error is None else each.error for each in files]
 
 
-async def _read_chains(
-    bound: Ring, files: Sequence[_File], slots: Sequence[Fixed], ends: "memoryview[int]"
-) -> None:
-    """Open each, read, and read one byte more, to see whether that was all."""
+async def _read_chains(bound: Ring, files: Sequence[_File], slots: Sequence[Fixed]) -> None:
+    """Open each and read; only what reads nothing is at its end, whatever kind of file it is."""
     ops: list[Queueable] = []
-    for place, (each, slot) in enumerate(zip(files, slots, strict=True)):
-        ops += (
-            Openat(each.name, slot=slot, flags=_LINK),
-            Read(slot, each.left, _POSITION, flags=_HARDLINK),
-            Read(slot, ends[place : place + 1], _POSITION),
-        )
+    for each, slot in zip(files, slots, strict=True):
+        ops += Openat(each.name, slot=slot, flags=_LINK), Read(slot, each.room())
     done = await bound.run(ops)
-    for place, (each, slot) in enumerate(zip(files, slots, strict=True)):
-        opened, read, more = done[3 * place : 3 * place + 3]
-        if each.took(opened) and each.took(read) and each.took(more):
+    for each, slot, opened, read in zip(files, slots, done[::2], done[1::2], strict=True):
+        if each.took(opened) and each.took(read) and read.res:
             each.read(read.res)
-            if more.res:
-                each.parts.append(ends[place : place + 1])
-                each.done += 1
-                each.file = slot
+            each.file = slot
 
 
 async def _open(bound: Ring, files: Sequence[_File], flags: int) -> None:
@@ -336,7 +325,7 @@ async def _read_on(bound: Ring, files: Sequence[_File]) -> None:
     """Read all that is open to its end."""
     rest = [each for each in files if each.file is not None]
     while rest:
-        done = await bound.run([Read(each.file, each.room(), _POSITION) for each in rest])  # type: ignore[arg-type]  # it is open
+        done = await bound.run([Read(each.file, each.room(), each.done) for each in rest])  # type: ignore[arg-type]  # it is open
         going_on = []
         for each, cqe in zip(rest, done, strict=True):
             if each.took(cqe) and cqe.res:
@@ -381,7 +370,7 @@ async def _write_chains(bound: Ring, files: Sequence[_File], slots: Sequence[Fix
     for each, slot in zip(files, slots, strict=True):
         ops += (
             Openat(each.name, _NEW, 0o666, slot=slot, flags=_LINK),
-            Write(slot, each.left[:_WRITE_MAX], _POSITION, flags=_LINK),
+            Write(slot, each.left[:_WRITE_MAX], flags=_LINK),
             Close(slot) if len(each.left) <= _WRITE_MAX else Nop(),
         )
     done = await bound.run(ops)
@@ -399,7 +388,7 @@ async def _write_on(bound: Ring, files: Sequence[_File]) -> None:
     """Write all that is left to be written into what is open."""
     rest = [each for each in files if each.file is not None and each.left]
     while rest:
-        ops = [Write(each.file, each.left[:_WRITE_MAX], _POSITION) for each in rest]  # type: ignore[arg-type]  # it is open
+        ops = [Write(each.file, each.left[:_WRITE_MAX], each.done) for each in rest]  # type: ignore[arg-type]  # it is open
         going_on = []
         for each, cqe in zip(rest, await bound.run(ops), strict=True):
             if not each.took(cqe):

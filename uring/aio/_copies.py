@@ -25,7 +25,6 @@ CHUNK: Final = 256 * 1024
 IN_FLIGHT: Final = 8
 _CHUNK_MAX: Final = 1 << 30
 _IN_FLIGHT_MAX: Final = 1024
-_POSITION: Final = -1
 _ITSELF: Final = AtFlags.EMPTY_PATH
 
 
@@ -58,13 +57,14 @@ async def copyfile(
     await _check(src, dst, source, target)
     reading = await do(Openat(source, os.O_RDONLY))
     try:
-        mode = (await do(Statx("", statx_flags=_ITSELF, dir_fd=reading))).mode
-        if modes.S_ISDIR(mode):
+        given = await do(Statx("", statx_flags=_ITSELF, dir_fd=reading))
+        if modes.S_ISDIR(given.mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), source)
         async with _opened_new(target) as writing:
             found = await do(Statx("", statx_flags=_ITSELF, dir_fd=writing))
             with _naming(source, target):
-                if modes.S_ISREG(mode) and modes.S_ISREG(found.mode):
+                # What has no size, as the files in /proc, is dear to read but from its front.
+                if modes.S_ISREG(given.mode) and given.size and modes.S_ISREG(found.mode):
                     await _copy(reading, writing, chunk, in_flight)
                 else:
                     await _pump(reading, writing, chunk)
@@ -152,15 +152,16 @@ def _all_read(done: Sequence[CQE], chunk: int) -> list[int]:
 async def _write_rest(writing: int, view: "memoryview[int]", count: int, offset: int) -> None:
     """Write what a write that was short has left."""
     while count < len(view):
-        at = offset if offset == _POSITION else offset + count
-        more = await do(Write(writing, view[count:], at))
+        more = await do(Write(writing, view[count:], offset + count))
         if not more:
             raise OSError(errno.EIO, "the kernel takes no more, and gives no reason")
         count += more
 
 
 async def _pump(reading: int, writing: int, chunk: int) -> None:
-    """Copy from or to what has no places: one after the other."""
+    """Copy from or to what may have no places, such as a terminal: one after the other."""
     room = memoryview(bytearray(chunk))
-    while count := await do(Read(reading, room, _POSITION)):
-        await _write_rest(writing, room[:count], 0, _POSITION)
+    place = 0
+    while count := await do(Read(reading, room, place)):
+        await _write_rest(writing, room[:count], 0, place)
+        place += count
