@@ -10,7 +10,7 @@ import aio_picture
 import machine
 from aio_cases import ALONE, BARS, BEST_PEER, CALLS, DO, PEERS, READS, TO_THREAD, Bar
 from cases import Task
-from measure import Figure, Samples, figure_of
+from measure import Figure, Samples, Shares, figure_of
 from report import DASH, refresh
 
 BEGIN = "<!-- results: written by benchmarks/aio_reads.py -->"
@@ -38,6 +38,22 @@ class Verdict:
         return (
             f"{self.bar.task.title}: `{self.bar.ours}` is {spread(self.ratio, 1)} times as fast as"
             f" {named}; bar {self.bar.times:g}: {met}"
+        )
+
+
+@dataclass(frozen=True)
+class Quiet:
+    """Which rounds count."""
+
+    rounds: int
+    counted: int
+    shares: Shares
+
+    def __str__(self) -> str:
+        return (
+            f"Medians, with minimum and maximum, of the {self.counted} rounds of {self.rounds} in which"
+            f" other programs were least busy: at most {max(self.shares.values()):.0%} of the"
+            " processors' time."
         )
 
 
@@ -78,11 +94,12 @@ def spread(figure: Figure, digits: int) -> str:
     return f"{figure.median:,.{digits}f} ({low}-{high})"
 
 
-def show(tasks: Sequence[Task], samples: Samples, place: Mapping[str, str]) -> None:
+def show(tasks: Sequence[Task], samples: Samples, place: Mapping[str, str], quiet: Quiet) -> None:
     """Print all figures."""
-    print(machine.sentence(place))
+    print(f"{machine.sentence(place)}\n{quiet}")
     for task in tasks:
-        print(f"\n{task.title}: us per operation; 1,000 per second; times {TO_THREAD}")
+        print(f"\n{task.title}; others had {quiet.shares[task]:.0%} of the processors' time")
+        print(f"  {'':31}{'us per operation':26}{'1,000 per second':26}times {TO_THREAD}")
         for name in names(task, samples):
             values = samples[name, task.name]
             line = f"{microseconds(task, name, samples):26}"
@@ -103,14 +120,15 @@ def write(
     tasks: Sequence[Task],
     samples: Samples,
     place: Mapping[str, str],
-    *,
-    rounds: int,
+    quiet: Quiet,
 ) -> None:
     """Refresh aio_results.json, aio_results.png and the tables in docs/async.md."""
     found = verdicts(tasks, samples)
     recorded = {
         "machine": place,
-        "rounds": rounds,
+        "rounds": quiet.rounds,
+        "rounds that count": quiet.counted,
+        "others": {task.title: share for task, share in quiet.shares.items()},
         "unit": "ns per operation",
         "tasks": {
             task.title: {
@@ -141,12 +159,12 @@ def write(
         for task in READS
     }
     aio_picture.draw(folder / "aio_results.png", rates, machine.sentence(place))
-    body = tables(samples, place, rounds=rounds, found=found)
+    body = tables(samples, place, quiet, found)
     refresh(folder.parent / "docs" / "async.md", BEGIN, body)
 
 
 def tables(
-    samples: Samples, place: Mapping[str, str], *, rounds: int, found: Sequence[Verdict]
+    samples: Samples, place: Mapping[str, str], quiet: Quiet, found: Sequence[Verdict]
 ) -> str:
     """Return the page's part: where, the picture, the tables, the bars."""
     readers = dict.fromkeys([name for task in READS for name in names(task, samples)])
@@ -154,7 +172,7 @@ def tables(
     reads = [part for task in READS for part in (task.title, "times")]
     lines = [
         f"{machine.sentence(place)}.",
-        f"Medians of {rounds} rounds, with minimum and maximum.",
+        str(quiet),
         "",
         "![thousands of reads per second](../benchmarks/aio_results.png)",
         "",

@@ -20,7 +20,6 @@ from aio_work import AioWork
 from measure import Entry, check, sample
 from ways import Way, Ways
 
-TRIES = 6  # of each task in each round, while other programs are busy
 PACKAGES = ["uring", "uvloop", "trio", "aiofiles", "caio", "uringio"]
 
 
@@ -93,10 +92,12 @@ def compare(*, rounds: int, only: str, folder: Path, write: bool) -> None:
                     for repeats in [contender.repeats.get(task.name, 0)]
                 ]
         check(entries, work)
-        samples = sample(entries, rounds, tries=TRIES)
-    aio_report.show(tasks, samples, place)
+        counted = max(1, rounds // 3)
+        samples, shares = sample(entries, rounds, counted=counted)
+    quiet = aio_report.Quiet(rounds, counted, shares)
+    aio_report.show(tasks, samples, place, quiet)
     if write:
-        aio_report.write(Path(__file__).parent, tasks, samples, place, rounds=rounds)
+        aio_report.write(Path(__file__).parent, tasks, samples, place, quiet)
 
 
 def enter(name: str, make: Callable[[str, AioWork], Contender], work: AioWork) -> Contender | None:

@@ -6,7 +6,6 @@ within a task, is drawn anew in each round; a task's libraries follow each other
 collection stays on.
 """
 
-import math
 import random
 import statistics
 import sys
@@ -21,9 +20,6 @@ from cases import Task
 from ways import Way
 
 from uring import Completions
-
-QUIET = 0.1
-"""The share of the processors that others may have; the kernel's own work counts as theirs."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +55,18 @@ Samples = dict[Key, list[float]]
 """Nanoseconds per operation in each round."""
 
 
+@dataclass(frozen=True)
+class Round:
+    """One measurement of a task: who needed how long, and how busy others were meanwhile."""
+
+    others: float
+    times: dict[Key, float]
+
+
+Shares = dict[Task, float]
+"""The largest share of the processors' time that others had in a round that counts, 0..1."""
+
+
 class Checked(Protocol):
     """What is worked on, as far as the check before the measurement needs it."""
 
@@ -91,43 +99,39 @@ def checksum(result: object) -> int:
 
 
 def measure(entries: Sequence[Entry], rounds: int) -> Figures:
-    """Measure all entries so often."""
-    return {key: figure_of(values) for key, values in sample(entries, rounds).items()}
+    """Measure all entries so often, after a round that warms up and does not count."""
+    samples, _ = sample(entries, rounds)
+    return {key: figure_of(values) for key, values in samples.items()}
 
 
-def sample(entries: Sequence[Entry], rounds: int, *, tries: int = 1) -> Samples:
+def sample(entries: Sequence[Entry], rounds: int, *, counted: int = 0) -> tuple[Samples, Shares]:
     """
-    Measure all entries so often, after a round that warms up and does not count.
+    Measure all entries so often: their times, and what others had of the processors meanwhile.
 
-    While other programs are busy, a task is measured again, at most so often; what counts is the
-    time in which they were busy the least.
+    Args:
+        entries: what to measure.
+        rounds: how often, after a round that warms up and does not count.
+        counted: how many rounds of each task count: those in which others were least busy. 0: all.
     """
-    samples: Samples = {(e.peer, e.key): [] for e in entries}
+    taken: dict[Task, list[Round]] = {entry.task: [] for entry in entries}
     start = time.monotonic()
     for number in range(-1, rounds):
         progress(number, rounds, time.monotonic() - start)
-        for _, group in groupby(shuffled(entries), key=lambda entry: entry.task):
-            found = at_quietest([*group], tries if number >= 0 else 1)
+        for task, group in groupby(shuffled(entries), key=lambda entry: entry.task):
+            busy = machine.Busy()
+            times = {(entry.peer, entry.key): timed(entry) for entry in group}
             if number >= 0:
-                for entry, nanoseconds in found.items():
-                    samples[entry.peer, entry.key].append(nanoseconds)
+                taken[task].append(Round(busy.others(), times))
     progress(rounds, rounds, time.monotonic() - start)
-    return samples
-
-
-def at_quietest(entries: Sequence[Entry], tries: int) -> dict[Entry, float]:
-    """Measure the entries of a task, and again while others are busy."""
-    best: dict[Entry, float] = {}
-    least = math.inf
-    for _ in range(tries):
-        busy = machine.Busy()
-        found = {entry: timed(entry) for entry in entries}
-        share = busy.others()
-        if share < least:
-            least, best = share, found
-        if share <= QUIET:
-            break
-    return best
+    samples: Samples = {(entry.peer, entry.key): [] for entry in entries}
+    shares: Shares = {}
+    for task, all_rounds in taken.items():
+        quietest = sorted(all_rounds, key=lambda each: each.others)[: counted or rounds]
+        shares[task] = quietest[-1].others
+        for each in quietest:
+            for key, nanoseconds in each.times.items():
+                samples[key].append(nanoseconds)
+    return samples, shares
 
 
 def figure_of(values: Sequence[float]) -> Figure:
