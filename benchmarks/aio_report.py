@@ -51,8 +51,8 @@ class Quiet:
 
     def __str__(self) -> str:
         return (
-            f"Medians, with minimum and maximum, of the {self.counted} rounds of {self.rounds} in which"
-            f" other programs were least busy: at most {max(self.shares.values()):.0%} of the"
+            f"Medians, with minimum and maximum, of those {self.counted} of {self.rounds} rounds in"
+            f" which other programs were least busy: at most {max(self.shares.values()):.0%} of the"
             " processors' time."
         )
 
