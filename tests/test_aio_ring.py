@@ -320,26 +320,58 @@ def test_timeouts_are_those_of_the_loop(kit: Kit, pipe: tuple[int, int]) -> None
     kit.run(main)
 
 
-def test_cancelling_what_waits_for_room_never_begins_it(kit: Kit, pipe: tuple[int, int]) -> None:
-    """
-    Operations that are cancelled before there was room for them do not run, and end at once.
-
-    The submission queue is kept full, so that all but the first wait.
-    """
+def test_cancelling_what_waits_for_room_never_begins_it(
+    kit: Kit, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is cancelled before there was room for it does not run; the kernel takes nothing yet."""
 
     async def main() -> None:
         async with uring.aio.Ring(1) as ring:
-            written = [lambda: ring.do(Write(pipe[1], b"x"))] * 300
+            submit = ring.plain.submit
 
-            async def all_of_them() -> None:
-                await kit.all(*written)
+            def refuse() -> int:
+                raise uring.EnterError(errno.EAGAIN, "not now")
 
-            await kit.cut_off(1, all_of_them)
-            os.set_blocking(pipe[0], False)
-            first = len(os.read(pipe[0], 1000)) if await ring.do(Nop()) == 0 else -1
-            await kit.sleep(0.01)
-            assert ring.plain.in_flight <= 1  # the reminder
-            assert first <= 300
+            monkeypatch.setattr(ring.plain, "submit", refuse)
+
+            async def write() -> None:
+                await kit.all(*[lambda: ring.do(Write(pipe[1], b"x"))] * 50)
+
+            async def cut_off() -> None:
+                await kit.cut_off(3, write)
+
+            async def allow() -> None:
+                for _ in range(20):
+                    await kit.sleep(0)
+                monkeypatch.setattr(ring.plain, "submit", submit)
+
+            await kit.all(cut_off, allow)
+            os.write(pipe[1], b"end")
+            assert os.read(pipe[0], 100) in {b"end", b"xend"}  # one was in the queue itself
+            assert not ring._takers
+
+    kit.run(main)
+
+
+@pytest.mark.parametrize("is_run", [False, True], ids=["do", "run"])
+def test_cancellation_waits_for_what_cannot_be_stopped(kit: Kit, *, is_run: bool) -> None:
+    """A read that a worker of the kernel is busy with ends first, and so frees its buffer."""
+
+    async def main() -> None:
+        ring = uring.aio.ring()
+        buffer = bytearray(16 << 20)
+        fd = await ring.do(Openat("/dev/urandom"))
+        op = Read(fd, buffer, flags=SQEFlags.ASYNC)
+
+        async def read() -> None:
+            try:
+                await (ring.run([op]) if is_run else ring.do(op))
+            finally:
+                buffer.append(0)  # BufferError, if it were still pinned
+
+        await kit.within(0.005, read)
+        assert len(buffer) == (16 << 20) + 1
+        await ring.do(Close(fd))
 
     kit.run(main)
 
@@ -412,6 +444,36 @@ def test_cancel_that_the_kernel_missed_is_repeated(
     assert len(asked) == 3
 
 
+def test_what_comes_before_the_reset_is_found(
+    kit: Kit, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A completion that comes right before the eventfd is reset is not slept through."""
+
+    async def main() -> None:
+        ring = uring.aio.ring()
+        reset = ring._reset_eventfd
+        resets: list[int] = []
+
+        def late() -> None:
+            if not resets:
+                os.write(pipe[1], b"x")
+            resets.append(1)
+            reset()
+
+        async def nop() -> None:
+            await kit.sleep(0.01)
+            monkeypatch.setattr(ring, "_reset_eventfd", late)
+            await ring.do(Nop())
+
+        async def both() -> None:
+            await kit.all(lambda: ring.do(Read(pipe[0], bytearray(1))), nop)
+
+        assert not await kit.within(5, both)
+        assert resets
+
+    kit.run(main)
+
+
 # ---- batches ----
 
 
@@ -425,6 +487,19 @@ def test_run_gives_results_in_order(kit: Kit, count: int, file: int) -> None:
             done = await ring.run(ReadMany(file, target, [i % 10 for i in range(count)], 1))
             assert list(done.res) == [1] * count
             assert target == (b"0123456789" * (count // 10 + 1))[:count]
+
+    kit.run(main)
+
+
+def test_run_gives_the_completions_of_its_batch(kit: Kit) -> None:
+    """Of many statx they have the columns; a batch can be run again, and at once."""
+
+    async def main() -> None:
+        ring = uring.aio.ring()
+        batch = uring.StatxMany(["/", "/dev", "/no/such"])
+        for done in await kit.all(*[lambda: ring.run(batch)] * 3):
+            assert list(done.res) == [0, 0, -errno.ENOENT]
+            assert done[0].result().ino == os.stat("/").st_ino  # noqa: PTH116 - it may block
 
     kit.run(main)
 

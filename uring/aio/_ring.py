@@ -4,7 +4,7 @@ import errno
 import os
 import weakref
 from collections.abc import Iterable
-from typing import Any, Final, Self
+from typing import Any, Final, Self, overload
 
 from uring.aio._detect import running_loop
 from uring.aio._exchange import SEVERAL, Exchange
@@ -16,6 +16,7 @@ from uring.flags import SetupFlags
 from uring.ring import NO_SETUP_FLAGS
 from uring.ring import Ring as PlainRing
 from uring.sqe import NO_FLAGS, Queueable
+from uring.statx import StatxCompletions, StatxMany
 
 _OWN_FLAGS: Final = SetupFlags.SINGLE_ISSUER | SetupFlags.DEFER_TASKRUN
 _NOT_HERE: Final = SetupFlags.SQPOLL | SetupFlags.IOPOLL | SetupFlags.R_DISABLED
@@ -130,6 +131,10 @@ class Ring(Exchange):
         """
         return Stream(self, op, limit)
 
+    @overload
+    async def run(self, operations: StatxMany) -> StatxCompletions: ...
+    @overload
+    async def run(self, operations: Batch | Iterable[Queueable]) -> Completions: ...
     async def run(self, operations: Batch | Iterable[Queueable]) -> Completions:
         """
         Do any number of operations, and give their completions, in the order of the operations.
