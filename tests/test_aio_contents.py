@@ -169,7 +169,8 @@ def test_read_bytes_is_one_chain_for_each_file(
 
         async def counted(ops: Any) -> uring.Completions:
             runs.append([*ops])
-            return await run(ops)
+            done: uring.Completions = await run(ops)
+            return done
 
         monkeypatch.setattr(bound, "run", counted)
         await aio.read_bytes(short)
