@@ -227,6 +227,7 @@ class Exchange:
             return cqe
         if isinstance(cqe, CQE):
             self._let_go(cqe)
+        error.late_result = res  # type: ignore[attr-defined]  # for who must know, as of a Close
         error.add_note(f"{op!r} was done all the same: res is {res}")
         return None
 
