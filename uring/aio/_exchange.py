@@ -380,6 +380,8 @@ class Exchange:
     # ---- what comes ----
 
     def _on_ready(self) -> None:
+        if self._eventfd == -1:  # closed since the loop found it readable
+            return
         self._reset_eventfd()
         try:
             self._harvest(is_reset=True)
