@@ -227,6 +227,7 @@ class Exchange:
             return cqe
         if isinstance(cqe, CQE):
             self._let_go(cqe)
+        error.late_result = res  # type: ignore[attr-defined]  # for who must know, as of a Close
         error.add_note(f"{op!r} was done all the same: res is {res}")
         return None
 
@@ -379,6 +380,8 @@ class Exchange:
     # ---- what comes ----
 
     def _on_ready(self) -> None:
+        if self._eventfd == -1:  # closed since the loop found it readable
+            return
         self._reset_eventfd()
         try:
             self._harvest(is_reset=True)
