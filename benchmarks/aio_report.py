@@ -62,6 +62,11 @@ def names(task: Task, samples: Samples) -> list[str]:
     return [name for name, key in samples if key == task.name]
 
 
+def done(tasks: Sequence[Task], samples: Samples) -> list[Task]:
+    """Return the tasks that somebody has done: O_DIRECT may be none."""
+    return [task for task in tasks if names(task, samples)]
+
+
 def ratio(task: Task, ours: str, other: str, samples: Samples) -> Figure:
     """Return how many times as fast one is as the other, of each round."""
     pairs = zip(samples[ours, task.name], samples[other, task.name], strict=True)
@@ -156,7 +161,7 @@ def write(
     path.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
     rates = {
         task.title: {name: rate(samples[name, task.name]) for name in names(task, samples)}
-        for task in READS
+        for task in done(READS, samples)
     }
     aio_picture.draw(folder / "aio_results.png", rates, machine.sentence(place))
     body = tables(samples, place, quiet, found)
@@ -169,7 +174,7 @@ def tables(
     """Return the page's part: where, the picture, the tables, the bars."""
     readers = dict.fromkeys([name for task in READS for name in names(task, samples)])
     callers = [DO, TO_THREAD]
-    reads = [part for task in READS for part in (task.title, "times")]
+    reads = [part for task in done(READS, samples) for part in (task.title, "times")]
     lines = [
         f"{machine.sentence(place)}.",
         str(quiet),
@@ -210,7 +215,7 @@ def microseconds(task: Task, name: str, samples: Samples) -> str:
 def reading(name: str, samples: Samples) -> str:
     """Return one row of the table of reads."""
     cells = []
-    for task in READS:
+    for task in done(READS, samples):
         if (name, task.name) in samples:
             cells.append(spread(rate(samples[name, task.name]), 0))
             cells.append(f"{ratio(task, name, TO_THREAD, samples).median:.1f}")
