@@ -94,6 +94,7 @@ def compare(*, rounds: int, only: str, folder: Path, write: bool) -> None:
         check(entries, work)
         counted = max(1, rounds // 3)
         samples, shares = sample(entries, rounds, counted=counted)
+    tasks = [task for task in tasks if task in shares]
     quiet = aio_report.Quiet(rounds, counted, shares)
     aio_report.show(tasks, samples, place, quiet)
     if write:
