@@ -127,3 +127,4 @@ KITS: Final[list[Kit]] = [
     _Asyncio("uvloop", uvloop.new_event_loop),
     _Trio(),
 ]
+LOOPS: Final[dict[str, Callable[..., Any]]] = {kit.name: kit.run for kit in KITS}

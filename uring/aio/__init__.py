@@ -14,5 +14,46 @@ The layers, from the top; each imports only from those below it::
 
 from uring.aio._ring import Ring, ring
 from uring.aio._streams import Stream
+from uring.aio.backend import backend, use_backend
+from uring.aio.paths import (
+    copyfile,
+    getxattr,
+    link,
+    lstat,
+    makedirs,
+    mkdir,
+    read_bytes,
+    remove,
+    rename,
+    replace,
+    rmdir,
+    setxattr,
+    stat,
+    symlink,
+    unlink,
+    write_bytes,
+)
 
-__all__ = ["Ring", "Stream", "ring"]
+__all__ = [
+    "Ring",
+    "Stream",
+    "backend",
+    "copyfile",
+    "getxattr",
+    "link",
+    "lstat",
+    "makedirs",
+    "mkdir",
+    "read_bytes",
+    "remove",
+    "rename",
+    "replace",
+    "ring",
+    "rmdir",
+    "setxattr",
+    "stat",
+    "symlink",
+    "unlink",
+    "use_backend",
+    "write_bytes",
+]
