@@ -1117,6 +1117,35 @@ def test_aio_static_server_reports_what_it_cannot_do(server: Server, tmp_path: P
     assert_fails(run("aio_static_server.py", tmp_path, "--port", str(server.address[1])), "in use")
 
 
+# ---- aio_wc ----
+
+
+def test_aio_wc_counts_as_wc_does(tmp_path: Path) -> None:
+    """Lines, words and bytes of 300 files, with words across the parts that are read, and all."""
+    paths = [tmp_path / f"file {number}" for number in range(300)]
+    for number, path in enumerate(paths):
+        path.write_bytes(b"a word\n" * number + b" x" * (number % 3) * 200_000)
+    finished = run("aio_wc.py", *paths)
+    assert (finished.returncode, finished.stderr) == (0, b"")
+    total = [0, 0, 0]
+    lines = finished.stdout.decode().splitlines()
+    for path, line in zip(paths, lines, strict=False):
+        content = path.read_bytes()
+        expected = [content.count(b"\n"), len(content.split()), len(content)]
+        assert line.split(maxsplit=3) == [*map(str, expected), str(path)]
+        total = [a + b for a, b in zip(total, expected, strict=True)]
+    assert lines[len(paths) :] == ["{:8} {:8} {:9} total, by way of io_uring".format(*total)]
+
+
+def test_aio_wc_names_what_it_cannot_read(tmp_path: Path) -> None:
+    """A file that is missing is one line on stderr, and the others are counted."""
+    (tmp_path / "file").write_bytes(b"text\n")
+    finished = run("aio_wc.py", tmp_path / "none", tmp_path / "file")
+    assert finished.returncode == 1
+    assert finished.stderr.decode() == f"{tmp_path / 'none'}: No such file or directory\n"
+    assert finished.stdout.startswith(b"       1        1         5 ")
+
+
 # ---- splice_proxy ----
 
 
