@@ -14,6 +14,7 @@ The layers, from the top; each imports only from those below it::
 from uring.aio._ring import Ring, ring
 from uring.aio._streams import Stream
 from uring.aio.backend import backend, use_backend
+from uring.aio.files import open  # noqa: A004 - it is that, awaited
 from uring.aio.paths import (
     copyfile,
     getxattr,
@@ -43,6 +44,7 @@ __all__ = [
     "lstat",
     "makedirs",
     "mkdir",
+    "open",
     "read_bytes",
     "remove",
     "rename",

@@ -227,6 +227,7 @@ class Exchange:
             return cqe
         if isinstance(cqe, CQE):
             self._let_go(cqe)
+        error.late_result = res  # type: ignore[attr-defined]  # for who must know, as of a Close
         error.add_note(f"{op!r} was done all the same: res is {res}")
         return None
 
@@ -379,6 +380,8 @@ class Exchange:
     # ---- what comes ----
 
     def _on_ready(self) -> None:
+        if self._eventfd == -1:  # closed since the loop found it readable
+            return
         self._reset_eventfd()
         try:
             self._harvest(is_reset=True)
@@ -389,26 +392,19 @@ class Exchange:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._eventfd)
 
-    def _harvest(self, *, is_reset: bool = False) -> None:
+    def _harvest(self, *, is_reset: bool = False) -> None:  # noqa: PLR0912 - a call costs, here
         """
         Give out all completions that there are.
 
-        Between the reset of the eventfd and the end there is a look that finds none; or, when they
-        keep coming, another turn.
+        Between the reset of the eventfd and the end there is a look that finds none; or nothing is
+        in flight, so that none can come that has a taker; or, when they keep coming, another turn.
         """
         plain, takers = self.plain, self._takers
         for _ in range(_LOOKS_MAX):
             done = plain.copy_cqes()
             if not done:
                 break
-            columns = zip(
-                done.user_data.tolist(),
-                done.res.tolist(),
-                done.flags.tolist(),
-                done._subjects or [None] * done._count,
-                strict=True,
-            )
-            for place, (number, res, flags, subject) in enumerate(columns):
+            for place, (number, res, flags, subject) in enumerate(done._rows()):
                 taker = takers.get(number)
                 if taker is None:
                     self._on_stray(done[place])
@@ -423,6 +419,8 @@ class Exchange:
             if not is_reset:  # the loop need not wake up for what came just now
                 is_reset = True
                 self._reset_eventfd()
+            if plain._in_flight.is_empty:
+                break
         else:
             self._schedule()
         if self._runs:
