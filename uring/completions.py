@@ -46,7 +46,7 @@ def cqe_size(flags: SetupFlags) -> int:
     return _CQE32_SIZE if flags & SetupFlags.CQE32 else CQE_SIZE
 
 
-@attrs.frozen
+@value
 class Answer:
     """What stands behind a completion when the operation alone does not say it."""
 

@@ -3,7 +3,6 @@ io_uring for asyncio, uvloop and trio: any operation as something to await, and 
 
 The layers, from the top; each imports only from those below it::
 
-    serving                  servers: uring.aio.serve()
     files  paths             files as open() has them; functions as os has them
     backend                  the ring of the loop, or threads where there are no rings
     _threads                 operations in a thread
