@@ -16,23 +16,14 @@ from aio_scripts import (
     Step,
     bytes_files,
     differences,
-    do_here,
     make_folders,
     text_files,
 )
 from hypothesis import given, settings
 
-from uring.aio import _raw, files
+from uring.aio import files
 
 SETTINGS = settings(max_examples=250, deadline=None)
-
-
-@pytest.fixture(autouse=True)
-def rings(ring_refusal: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have every operation done by the ring of the loop."""
-    if not ring_refusal:
-        monkeypatch.setattr(_raw, "do", do_here)
-        monkeypatch.setattr(files, "do", do_here)
 
 
 @pytest.fixture(scope="module")

@@ -15,20 +15,12 @@ from typing import Any
 
 import pytest
 from aio import KITS, Kit
-from aio_scripts import do_here
 
 import uring
 import uring.aio
 from uring.aio import _raw, files
 from uring.aio._iobase import BUSY
-
-
-@pytest.fixture(autouse=True)
-def rings(ring_refusal: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have every operation done by the ring of the loop."""
-    if not ring_refusal:
-        monkeypatch.setattr(_raw, "do", do_here)
-        monkeypatch.setattr(files, "do", do_here)
+from uring.aio.backend import do
 
 
 @pytest.fixture(params=KITS, ids=lambda kit: kit.name)
@@ -165,7 +157,7 @@ def test_a_cancelled_close_closes_and_writes(
     async def cancels(op: Any) -> Any:
         if isinstance(op, uring.Write | uring.Close):
             raise Cancelled
-        return await do_here(op)
+        return await do(op)
 
     async def body() -> None:
         uring.aio.ring()
@@ -341,7 +333,7 @@ def test_a_whole_file_takes_one_read(path: Path, monkeypatch: pytest.MonkeyPatch
 
     async def note(op: Any) -> Any:
         seen.append(op)
-        return await do_here(op)
+        return await do(op)
 
     async def body() -> None:
         async with files.open(path, "rb") as file:

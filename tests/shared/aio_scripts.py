@@ -12,7 +12,6 @@ from typing import Any, Final
 import attrs
 from hypothesis import strategies as st
 
-import uring.aio
 import uring.aio.files
 
 ENCODINGS: Final = [
@@ -351,8 +350,3 @@ def make_folders(folder: Path) -> Path:
     for name in ("theirs", "ours"):
         (folder / name).mkdir(exist_ok=True)
     return folder
-
-
-async def do_here(op: Any) -> Any:
-    """Do an operation by the ring of the running loop."""
-    return await uring.aio.ring().do(op)
