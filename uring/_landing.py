@@ -69,7 +69,7 @@ class LandingSide(Core):
             subject = subjects[index]
             if not flag & _BUFFER or not isinstance(subject, Answer):
                 continue
-            pin = subject._memory
+            pin = subject.memory
             group = pin.group if isinstance(pin, GroupPin) else pin
             if isinstance(group, _GROUPS):
                 res = results[index]
@@ -81,7 +81,7 @@ class LandingSide(Core):
                 )
                 if isinstance(group, BufferRing):
                     memory = pin.with_lease(lease) if isinstance(pin, GroupPin) else lease
-                    subjects[index] = Answer(subject._operation, memory)
+                    subjects[index] = Answer(subject.operation, memory)
                 else:
                     landing.sent.append(lease)
                     group._block.is_unsure = group._block.is_unsure or res < 0
