@@ -5,13 +5,12 @@ What a task has not got when it is cancelled is put back into the window, or sta
 that is cancelled takes nothing, and a write that is cancelled has taken all.
 """
 
-import errno
 import os
 from typing import TYPE_CHECKING, NoReturn
 
 from uring.aio._iobase import bytes_of, exclusive, room_of, size_of
 from uring.aio._raw import late_result
-from uring.aio._window import NONE, WOULD_BLOCK, Window
+from uring.aio._window import NONE, Window
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -36,7 +35,7 @@ class _Reads(Window):
             self._at -= have
             raise
 
-    async def read(self, size: int | None = -1, /) -> bytes | None:
+    async def read(self, size: int | None = -1, /) -> bytes:
         """Read `size` bytes, or fewer at the end of the file; all there is without a size."""
         size = size_of(size)
         if size < -1:
@@ -48,7 +47,7 @@ class _Reads(Window):
         return await self._read(size)
 
     @exclusive
-    async def _read(self, size: int) -> bytes | None:
+    async def _read(self, size: int) -> bytes:
         have = self._ahead()
         parts: list[bytes | memoryview[int]] = [self._take(have)] if have else []
         await self._begin_after(have)
@@ -60,33 +59,26 @@ class _Reads(Window):
             self._put_back(parts)
             raise
 
-    async def _read_all(self, parts: "list[bytes | memoryview[int]]") -> bytes | None:
+    async def _read_all(self, parts: "list[bytes | memoryview[int]]") -> bytes:
         rest = await self._attached()._readall()
         if not parts:
             return rest
-        return b"".join([*parts, rest or b""])
+        return b"".join([*parts, rest])
 
-    async def _read_more(
-        self, parts: "list[bytes | memoryview[int]]", missing: int
-    ) -> bytes | None:
+    async def _read_more(self, parts: "list[bytes | memoryview[int]]", missing: int) -> bytes:
         """Read whole blocks at once, and the last one into the window."""
         raw, size = self._attached(), self._size
         while whole := missing // size * size:
             part = await raw._read_some(whole)
-            if part is None and not parts:
-                return None
             if not part:
                 return b"".join(parts)
             parts.append(part)
             missing -= len(part)
         self._at = self._raw_at = self._end = 0
         while missing > 0 and self._end < size:
-            count = await self._fill()
-            if count < 0 and not parts:
-                return None
-            if count <= 0:
+            count = min(await self._fill(), missing)
+            if not count:
                 break
-            count = min(count, missing)
             parts.append(self._take(count))
             missing -= count
         return parts[0] if len(parts) == 1 else b"".join(parts)  # type: ignore[return-value]  # bytes, all of them
@@ -105,7 +97,7 @@ class _Reads(Window):
     @exclusive
     async def _read1(self, size: int) -> bytes:
         await self._begin()
-        return await self._attached()._read_some(size) or b""
+        return await self._attached()._read_some(size)
 
     @exclusive
     async def peek(self, size: int = 0, /) -> bytes:
@@ -117,25 +109,25 @@ class _Reads(Window):
         have = self._ahead()
         if not have:
             self._end = NONE
-            have = max(0, await self._fill())
+            have = await self._fill()
             self._at = 0
         return bytes(self._view[self._at : self._at + have])
 
     @exclusive
-    async def readinto(self, buffer: "Buffer", /) -> int | None:
+    async def readinto(self, buffer: "Buffer", /) -> int:
         """Fill a buffer; give how many bytes, fewer than it holds at the end of the file."""
         view = room_of(buffer, "readinto")
         self._checked("readinto of")
         return await self._read_into(view, is_once=False)
 
     @exclusive
-    async def readinto1(self, buffer: "Buffer", /) -> int | None:
+    async def readinto1(self, buffer: "Buffer", /) -> int:
         """Put what is buffered into a buffer, or read once from the file into it."""
         view = room_of(buffer, "readinto1")
         self._checked("readinto of")
         return await self._read_into(view, is_once=True)
 
-    async def _read_into(self, view: "memoryview[int]", *, is_once: bool) -> int | None:
+    async def _read_into(self, view: "memoryview[int]", *, is_once: bool) -> int:
         have = done = min(self._ahead(), len(view))
         view[:have] = self._view[self._at : self._at + have]
         self._at += have
@@ -153,12 +145,11 @@ class _Reads(Window):
                     break
                 else:
                     count = await self._fill()
-                    if count > 0:
-                        count = min(count, missing)
-                        view[done : done + count] = self._view[:count]
-                        self._at += count
-                if not count or count < 0:
-                    return None if count != 0 and not done else done
+                    count = min(count, missing)
+                    view[done : done + count] = self._view[:count]
+                    self._at += count
+                if not count:
+                    break
                 done += count
                 if is_once:
                     break
@@ -191,7 +182,7 @@ class _Reads(Window):
             while True:
                 self._end = NONE
                 count = await self._fill()
-                if count <= 0:
+                if not count:
                     break
                 self._at = 0
                 if 0 <= limit < count:
@@ -232,8 +223,6 @@ class _Writes(Window):
     async def _write(self, data: "bytes | memoryview[int]") -> int:
         try:
             await self._flush()
-        except BlockingIOError as error:
-            return self._put_some(data, error)
         except Exception:
             raise
         except BaseException:
@@ -254,10 +243,6 @@ class _Writes(Window):
             except BaseException as error:
                 self._keep(rest[max(0, late_result(error) or 0) :])
                 raise
-            if count is None:
-                self._keep(rest[: self._size])
-                written = total - len(rest) + self._size
-                raise BlockingIOError(errno.EAGAIN, WOULD_BLOCK, written)
             rest = rest[count:]
         self._keep(rest)
         return total
@@ -267,20 +252,6 @@ class _Writes(Window):
         self._end = self._dirty_end = NONE
         self._at = self._raw_at = self._dirty = 0
         self._put(rest)
-
-    def _put_some(self, data: "bytes | memoryview[int]", error: BlockingIOError) -> int:
-        """Take what there is room for, when a non-blocking file takes nothing."""
-        if self._reads:
-            self._end = NONE
-        dirty = bytes(self._view[self._dirty : self._dirty_end])
-        self._raw_at -= self._dirty
-        self._at, self._dirty, self._dirty_end = 0, 0, NONE
-        self._put(dirty)
-        room = max(0, self._size - self._at)
-        self._put(data[:room])
-        if len(data) <= room:
-            return len(data)
-        raise BlockingIOError(errno.EAGAIN, WOULD_BLOCK, room) from error
 
 
 class BufferedReader(_Reads):

@@ -212,8 +212,8 @@ class FileIO(IOBase):
 
     # ---- reading ----
 
-    async def _read(self, view: "memoryview[int]") -> int | None:
-        """Read once, and move on; None when a non-blocking file has nothing yet."""
+    async def _read(self, view: "memoryview[int]") -> int:
+        """Read once, and move on."""
         if self._unread:
             size = min(len(view), len(self._unread))
             view[:size], self._unread = self._unread[:size], self._unread[size:]
@@ -225,8 +225,6 @@ class FileIO(IOBase):
         offset = self._position if self._is_positional else -1
         try:
             count: int = await do(Read(self._fd, view, offset))
-        except BlockingIOError:
-            return None
         except BaseException as error:
             if offset == -1 and (late := late_result(error) or 0) > 0:
                 self._unread = bytes(view[:late])
@@ -235,14 +233,14 @@ class FileIO(IOBase):
         return count
 
     @exclusive
-    async def readinto(self, buffer: "Buffer", /) -> int | None:
+    async def readinto(self, buffer: "Buffer", /) -> int:
         """Read once, straight into a buffer; give how many bytes, 0 at the end of the file."""
         view = room_of(buffer, "readinto")
         self._check_readable()
         return await self._read(view)
 
     @exclusive
-    async def read(self, size: int | None = -1, /) -> bytes | None:
+    async def read(self, size: int | None = -1, /) -> bytes:
         """Read once, up to `size` bytes; all there is without a size. Empty at the end."""
         size = size_of(size)
         self._check_readable()
@@ -250,19 +248,18 @@ class FileIO(IOBase):
             return await self._readall()
         return await self._read_some(size)
 
-    async def _read_some(self, size: int) -> bytes | None:
+    async def _read_some(self, size: int) -> bytes:
         room = bytearray(min(size, IO_MAX))
-        with memoryview(room) as view:
-            count = await self._read(view)
-            return None if count is None else bytes(view[:count])
+        view = memoryview(room)
+        return bytes(view[: await self._read(view)])
 
     @exclusive
-    async def readall(self) -> bytes | None:
+    async def readall(self) -> bytes:
         """Read up to the end of the file."""
         self._check()
         return await self._readall()
 
-    async def _readall(self) -> bytes | None:
+    async def _readall(self) -> bytes:
         """Read all there is; a file that stat(2) knows the size of takes one read."""
         expected = 0
         if self._is_regular:
@@ -273,8 +270,6 @@ class FileIO(IOBase):
         try:
             while True:
                 part = await self._read_some(size)
-                if part is None and not parts:
-                    return None
                 if not part:
                     break
                 parts.append(part)
@@ -325,8 +320,8 @@ class FileIO(IOBase):
 
     # ---- writing ----
 
-    async def _write(self, data: "bytes | memoryview[int]") -> int | None:
-        """Write once, and move on; None when a non-blocking file takes nothing yet."""
+    async def _write(self, data: "bytes | memoryview[int]") -> int:
+        """Write once, and move on."""
         if len(data) > IO_MAX:
             data = memoryview(data)[:IO_MAX]
         elif not data:
@@ -334,8 +329,6 @@ class FileIO(IOBase):
         offset = self._position if self._is_positional and not self._appends else -1
         try:
             count: int = await do(Write(self._fd, data, offset))
-        except BlockingIOError:
-            return None
         except BaseException as error:
             self._moved_on(late_result(error) or 0)
             raise
@@ -349,7 +342,7 @@ class FileIO(IOBase):
             self._position += count
 
     @exclusive
-    async def write(self, data: "Buffer", /) -> int | None:
+    async def write(self, data: "Buffer", /) -> int:
         """Write once; give how many bytes were taken, which may be less than all."""
         view = bytes_of(data)
         self._check_writable()

@@ -19,12 +19,13 @@ from uring.aio._iobase import BUSY, exclusive, size_of
 from uring.aio._raw import FileIO
 from uring.aio._textbase import Snapshot, TextBase
 
-_CHUNK_SIZE: Final = 8192  # as io.TextIOWrapper's, or a file would be elsewhere after a write
 _BOMS_OF_C: Final = frozenset({"utf-16", "utf-32"})
 
 
 class TextIOWrapper(TextBase):
     """A text file, as `uring.aio.open(...)` gives it. As io.TextIOWrapper."""
+
+    _CHUNK_SIZE = 8192  # as io.TextIOWrapper's, or a file would be elsewhere after a write
 
     # ---- reading ----
 
@@ -49,7 +50,7 @@ class TextIOWrapper(TextBase):
         buffered, flags = self._decoder.getstate() if self._seekable else (b"", 0)
         if size > 0:
             size = int(max(self._ratio, 1.0) * size)
-        chunk: bytes = await self._attached().read1(max(_CHUNK_SIZE, size))
+        chunk: bytes = await self._attached().read1(max(self._CHUNK_SIZE, size))
         decoded: str = self._decoder.decode(chunk, not chunk)
         self._decoded, self._used = decoded, 0
         self._ratio = len(chunk) / len(decoded) if decoded else 0.0
@@ -221,7 +222,7 @@ class TextIOWrapper(TextBase):
         self._forget()
         if self._decoder is not None:
             self._decoder.reset()
-        if self._pending_size + len(data) > _CHUNK_SIZE or is_flushed or self._write_through:
+        if self._pending_size + len(data) > self._CHUNK_SIZE or is_flushed or self._write_through:
             await self._write_out(data, is_flushed=is_flushed)
         else:
             self._pending.append(data)
@@ -230,7 +231,7 @@ class TextIOWrapper(TextBase):
 
     @exclusive
     async def _write_out(self, data: bytes, *, is_flushed: bool) -> None:
-        if self._pending_size + len(data) > _CHUNK_SIZE:
+        if self._pending_size + len(data) > self._CHUNK_SIZE:
             try:
                 await self._write_pending()
             except Exception:
@@ -240,7 +241,7 @@ class TextIOWrapper(TextBase):
                 raise
         self._pending.append(data)
         self._pending_size += len(data)
-        if self._pending_size >= _CHUNK_SIZE or is_flushed or self._write_through:
+        if self._pending_size >= self._CHUNK_SIZE or is_flushed or self._write_through:
             await self._write_pending()
         if is_flushed:
             await self._attached().flush()
@@ -329,7 +330,7 @@ class TextIOWrapper(TextBase):
         return cookie
 
     async def _read_up_to(self, target: _cookies.Cookie) -> None:
-        data = await self._attached().read(target.feed) or b""
+        data = await self._attached().read(target.feed)
         self._snapshot = target.flags, data
         self._decoded = decoded = self._decoder.decode(data, target.needs_eof)
         if len(decoded) < target.skip:

@@ -7,7 +7,6 @@ the position of the raw file is in the window. A file that is open for both has 
 goes back with the raw position before it writes, or reads anew.
 """
 
-import errno
 import operator
 import os
 import sys
@@ -18,7 +17,6 @@ from uring.aio._raw import FileIO, late_result
 
 NONE: Final = -1
 """In place of `_end` or `_dirty_end`: there is nothing of that kind in the window."""
-WOULD_BLOCK: Final = "write could not complete without blocking"
 
 
 class Window(IOBase):
@@ -144,12 +142,10 @@ class Window(IOBase):
             self._at, self._end, self._raw_at = 0, len(data), len(data)
 
     async def _fill(self) -> int:
-        """Read once, behind what is there; 0 at the end, -1 when there is nothing yet."""
+        """Read once, behind what is there; 0 at the end."""
         start = max(0, self._end)
         count = await self._attached()._read(self._view[start : self._size])
-        if count is None:
-            return -1
-        if count > 0:
+        if count:
             self._end = self._raw_at = start + count
         return count
 
@@ -167,8 +163,6 @@ class Window(IOBase):
                 except BaseException as error:
                     self._has_written(late_result(error) or 0)
                     raise
-                if count is None:
-                    raise BlockingIOError(errno.EAGAIN, WOULD_BLOCK, 0)
                 self._has_written(count)
         self._clean()
 
