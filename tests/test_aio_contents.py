@@ -18,7 +18,7 @@ from aio_tasks import begun, is_cancelled, turns, until
 import uring
 from uring import aio
 from uring.aio import _contents, _copies
-from uring.aio.backend import Backend, do_each
+from uring.aio._backend import Backend, do_each
 
 pytestmark = pytest.mark.usefixtures("undecided", "ring")
 

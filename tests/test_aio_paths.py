@@ -11,7 +11,7 @@ import pytest
 from aio import KITS, Kit
 
 from uring import aio
-from uring.aio.backend import Backend
+from uring.aio._backend import Backend
 
 pytestmark = pytest.mark.usefixtures("undecided", "ring", "backend")
 

@@ -19,7 +19,7 @@ import uring
 from uring import AtFlags, Fixed, RenameFlags, StatxResult, aio
 from uring._file_memory import STATX_FIELDS
 from uring.aio import _threads
-from uring.aio.backend import Backend, do, do_each
+from uring.aio._backend import Backend, do, do_each
 
 BACKENDS: Final[tuple[Backend, ...]] = ("io_uring", "threads")
 

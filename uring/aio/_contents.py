@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
 from uring._checks import check_range
 from uring._memory import PathLike
+from uring.aio._backend import usable_ring
 from uring.aio._ring import Ring
 from uring.aio._threads import Job, do_all
-from uring.aio.backend import usable_ring
 from uring.completions import CQE
 from uring.errors import RegisterError, UnsupportedError, UringError, operation_error
 from uring.flags import Opcode, SQEFlags
