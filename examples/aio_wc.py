@@ -1,5 +1,10 @@
-"""Count the lines, words and bytes of many files at once, as wc does: aio_wc.py FILE..."""
+"""
+Count the lines, words and bytes of many files at once, as wc does.
 
+    python examples/aio_wc.py FILE...
+"""
+
+import argparse
 import asyncio
 import sys
 
@@ -53,6 +58,6 @@ async def main(paths: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    sys.exit(asyncio.run(main(sys.argv[1:])))
+    parser = argparse.ArgumentParser(description="Count lines, words and bytes.")
+    parser.add_argument("file", nargs="+")
+    sys.exit(asyncio.run(main(parser.parse_args().file)))

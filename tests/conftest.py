@@ -23,7 +23,7 @@ import uring
 import uring.aio
 from uring import _memory
 from uring._ffi import lib
-from uring.aio.backend import ENVIRONMENT
+from uring.aio import _backend
 from uring.flags import RegisterOpcode
 
 LAYOUTS: Final = json.loads((Path(__file__).parent / "data" / "layouts.json").read_text("ascii"))
@@ -385,8 +385,8 @@ def kit(request: pytest.FixtureRequest) -> Kit:
 @pytest.fixture
 def undecided(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Begin and end without a choice of backend, and without a warning having been given."""
-    monkeypatch.delenv(ENVIRONMENT, raising=False)
-    choice = sys.modules["uring.aio.backend"]._choice  # the name is that of a function, too
+    monkeypatch.delenv(_backend.ENVIRONMENT, raising=False)
+    choice = _backend._choice
     uring.aio.use_backend(None)
     choice.has_warned = False
     yield

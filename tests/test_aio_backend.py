@@ -16,7 +16,7 @@ from aio_tasks import SECONDS
 
 import uring
 from uring import aio
-from uring.aio.backend import ENVIRONMENT, do, do_each
+from uring.aio._backend import ENVIRONMENT, do, do_each
 
 FAULTS: Final = Path(__file__).parent / "faults"
 IO_URING_SETUP: Final = 425

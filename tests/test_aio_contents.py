@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Any, Final
 
 import pytest
@@ -17,7 +18,7 @@ from aio_tasks import begun, is_cancelled, turns, until
 import uring
 from uring import aio
 from uring.aio import _contents, _copies
-from uring.aio.backend import Backend, do_each
+from uring.aio._backend import Backend, do_each
 
 pytestmark = pytest.mark.usefixtures("undecided", "ring")
 
@@ -66,9 +67,11 @@ def fifo(tmp_path: Path) -> Path:
 @pytest.fixture
 def made_up() -> Iterator[Path]:
     """Give a file of 120 KB whose size is said to be 0: the arguments of a process."""
-    command = ["sh", "-c", "read line", "x" * 120_000]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+    command = ["sh", "-c", "echo; read line", "x" * 120_000]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         path = Path(f"/proc/{process.pid}/cmdline")
+        assert process.stdout is not None
+        process.stdout.readline()  # before that they may not be there yet
         assert path.stat().st_size == 0
         yield path
         process.communicate(b"\n")
@@ -166,7 +169,8 @@ def test_read_bytes_is_one_chain_for_each_file(
 
         async def counted(ops: Any) -> uring.Completions:
             runs.append([*ops])
-            return await run(ops)
+            done: uring.Completions = await run(ops)
+            return done
 
         monkeypatch.setattr(bound, "run", counted)
         await aio.read_bytes(short)
@@ -508,14 +512,12 @@ def test_copyfile_survives_short_operations(
     """When reads and writes do less than asked, what is missing is done, in its place."""
     content = os.urandom(50_000)
     (tmp_path / "source").write_bytes(content)
-    count = 0
+    random = Random(1)
 
     async def cut(ops: Any) -> Any:
-        nonlocal count
         shorter = []
         for op in ops:
-            count += 1
-            length = len(op.buffer) if count % 3 else max(1, len(op.buffer) // 2)
+            length = random.choice([len(op.buffer), max(1, len(op.buffer) // 2)])
             shorter.append(type(op)(op.fd, op.buffer[:length], op.offset))
         return await do_each(shorter)
 

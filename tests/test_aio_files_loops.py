@@ -19,8 +19,8 @@ from aio import KITS, Kit
 import uring
 import uring.aio
 from uring.aio import _raw, files
+from uring.aio._backend import do
 from uring.aio._iobase import BUSY
-from uring.aio.backend import do
 
 
 @pytest.fixture(params=KITS, ids=lambda kit: kit.name)

@@ -4,13 +4,14 @@ import os
 import stat
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Any, Final
 
 import pytest
 from aio import KITS, Kit
 
 from uring import aio
-from uring.aio.backend import Backend
+from uring.aio._backend import Backend
 
 pytestmark = pytest.mark.usefixtures("undecided", "ring", "backend")
 
@@ -217,6 +218,21 @@ def test_stat_gives_what_os_gives(kit: Kit, tree: Callable[[], Path], path: str)
     kit.run(body)
     os.close(dir_fd)
     os.close(fd)
+
+
+def test_stat_rounds_times_as_os_does(tree: Callable[[], Path]) -> None:
+    """Of a thousand times, before 1970 and after, each is the same float and the same integer."""
+    tree()
+    random = Random(1)
+    ends = [10**9, 10**11, 10**16, 2**31 * 10**9]
+    times = [random.randrange(-ends[i % 4], ends[i % 4]) for i in range(1000)]
+
+    async def body() -> None:
+        for time in times:
+            os.utime("file", ns=(time, time))
+            assert fields(await aio.stat("file")) == fields(os.lstat("file"))
+
+    _run(body)
 
 
 def test_relative_paths_start_from_directories(tree: Callable[[], Path]) -> None:

@@ -1,20 +1,26 @@
 """The ring of an event loop: operations and batches that tasks await."""
 
 import asyncio
+import contextlib
 import contextvars
 import errno
 import gc
 import os
 import random
+import select
 import socket
+import sys
 import threading
 import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
+import trio
+import uvloop
 from aio import KITS, Kit
 
 import uring
@@ -25,14 +31,21 @@ from uring import (
     AcceptMultishot,
     Batch,
     Close,
+    FilesAlloc,
     Fixed,
     Fsync,
     Nop,
     Opcode,
     Openat,
+    Pipe,
+    PollAdd,
+    PollFlags,
+    PollMultishot,
+    PollUpdate,
     Read,
     ReadMany,
     Recv,
+    RingClosedError,
     SendZc,
     SetupFlags,
     SQEFlags,
@@ -206,6 +219,62 @@ def test_zero_copy_send_is_over_when_its_memory_is_free(kit: Kit, listener: sock
             while got < count:
                 got += await ring.do(Recv(right, memoryview(buffer)[got:]))
             assert buffer[:count] == b"x" * count
+
+    kit.run(main)
+
+
+@pytest.mark.parametrize("number", [2**63, 2**64 - 1, 2**64, -1])
+def test_numbers_of_the_ring_are_not_given_away(
+    kit: Kit, number: int, pipe: tuple[int, int]
+) -> None:
+    """A user_data from 2**63 on, which the ring may have in use, is refused; all below are free."""
+
+    async def main() -> None:
+        ring = uring.aio.ring()
+        with pytest.raises(ValueError, match="user_data"):
+            await ring.do(Read(pipe[0], bytearray(1), user_data=number))
+        with pytest.raises(ValueError, match="user_data"):
+            await ring.run([Nop(user_data=number)])
+        with pytest.raises(ValueError, match="user_data"):
+            ring.stream(PollMultishot(pipe[0], select.POLLIN, user_data=number))
+        assert ring.plain.in_flight == 0
+        for low in (0, 1, 2**63 - 1):
+            assert await ring.do(Nop(user_data=low)) == 0
+
+    kit.run(main)
+
+
+def test_what_is_awaited_keeps_its_number(kit: Kit, pipe: tuple[int, int]) -> None:
+    """A poll cannot be renamed: its end would come under a number that nobody waits for."""
+
+    async def main() -> None:
+        ring = uring.aio.ring()
+
+        async def rename() -> None:
+            await kit.sleep(0)
+            for op in (
+                PollUpdate(5, new_user_data=6),
+                SQE(Opcode.POLL_REMOVE, addr=5, off=6, len=PollFlags.UPDATE_USER_DATA),
+            ):
+                with pytest.raises(ValueError, match="keeps its user_data"):
+                    await ring.do(op)
+            os.write(pipe[1], b"x")
+
+        poll = PollAdd(pipe[0], select.POLLIN, user_data=5)
+        assert (await kit.all(lambda: ring.do(poll), rename))[0]
+
+    kit.run(main)
+
+
+def test_class_of_ones_own_is_what_it_is_made_of(kit: Kit, listener: socket.socket) -> None:
+    """A class derived from a multishot operation is refused as that would be."""
+
+    class Mine(AcceptMultishot):
+        pass
+
+    async def main() -> None:
+        with pytest.raises(ValueError, match=r"use stream\(\)"):
+            await uring.aio.ring().do(Mine(listener))
 
     kit.run(main)
 
@@ -932,3 +1001,341 @@ class TestAsyncio:
             buffer.append(0)
 
         asyncio.run(main())
+
+
+# ---- found by breaking it ----
+
+
+def test_number_of_the_cancelled_is_free_again(kit: Kit, pipe: tuple[int, int]) -> None:
+    """Who has the user_data of what was cancelled before is not cancelled in its stead."""
+
+    async def main() -> None:
+        ring = uring.aio.ring()
+        read = Read(pipe[0], bytearray(1), user_data=7)
+        assert await kit.cut_off(3, lambda: ring.do(read)) == (True, None)
+
+        async def write() -> None:
+            await ring.do(Timeout(0.2))  # the reminder has come meanwhile
+            os.write(pipe[1], b"x")
+
+        assert (await kit.all(lambda: ring.do(read), write))[0] == 1
+
+    kit.run(main)
+
+
+@pytest.mark.parametrize("is_closing", [False, True], ids=["task", "aclose"])
+def test_cancelling_passes_what_drains(
+    kit: Kit, pipe: tuple[int, int], *, is_closing: bool
+) -> None:
+    """An operation with IO_DRAIN waits for a read, and does not keep it from being cancelled."""
+
+    async def main() -> None:
+        ring = uring.aio.Ring(8)
+
+        async def read() -> None:
+            with contextlib.suppress(RingClosedError):
+                await ring.do(Read(pipe[0], bytearray(1)))
+
+        async def drain() -> None:
+            await kit.sleep(0.02)
+            assert await ring.do(Nop(flags=SQEFlags.IO_DRAIN)) == 0
+
+        async def end() -> None:
+            await kit.sleep(0.1)
+            await ring.aclose()
+
+        if is_closing:
+            assert not await kit.within(SOON, lambda: kit.all(read, drain, end))
+        else:
+            assert not await kit.within(SOON, lambda: kit.all(lambda: kit.within(0.1, read), drain))
+            await ring.aclose()
+
+    kit.run(main)
+
+
+@pytest.mark.parametrize("is_broken", [False, True], ids=["close", "break"])
+def test_ring_closed_while_it_is_being_closed(
+    kit: Kit, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch, *, is_broken: bool
+) -> None:
+    """When close(), or an error, comes while aclose() waits, all who wait for it go on."""
+
+    async def main() -> None:
+        ring = uring.aio.Ring(8)
+
+        async def read() -> None:
+            with pytest.raises(RingClosedError):
+                await ring.do(Read(pipe[0], bytearray(1)))
+
+        async def end() -> None:
+            await kit.sleep(0.01)
+            monkeypatch.setattr(ring, "_queue_cancel", lambda _number: None)
+            await ring.aclose()
+            assert ring.plain.closed
+
+        async def close() -> None:
+            await kit.sleep(0.05)
+            if is_broken:
+                ring._break(uring.EnterError(errno.ENXIO, "gone"))
+            else:
+                ring.close()
+
+        assert not await kit.within(SOON, lambda: kit.all(read, end, end, close))
+
+    kit.run(main)
+
+
+def test_close_that_fails_tells_all(
+    kit: Kit, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When a warning of closing is an error, tasks are told, and the eventfd is closed."""
+
+    async def main() -> None:
+        ring = uring.aio.Ring(8)
+        close = ring.plain.close
+
+        def warn() -> None:
+            close()
+            monkeypatch.setattr(ring.plain, "close", close)
+            raise RuntimeWarning
+
+        async def read() -> None:
+            with pytest.raises(RingClosedError):
+                await ring.do(Read(pipe[0], bytearray(1)))
+
+        async def end() -> None:
+            await kit.sleep(0.01)
+            monkeypatch.setattr(ring.plain, "close", warn)
+            with pytest.raises(RuntimeWarning):
+                ring.close()
+            assert ring._eventfd == -1
+
+        assert not await kit.within(SOON, lambda: kit.all(read, end))
+
+    kit.run(main)
+
+
+def test_closed_in_the_turn_in_which_it_is_ready(kit: Kit, pipe: tuple[int, int]) -> None:
+    """A ring whose eventfd was found ready, and that is closed before the loop looks at it."""
+
+    async def main() -> None:
+        ring = uring.aio.Ring(8)
+        os.write(pipe[1], b"x")
+        act = ring._on_ready
+        ring.close()
+        act()
+        assert ring.closed
+
+    kit.run(main)
+
+
+def test_cancelled_while_closing_before_its_turn(
+    kit: Kit, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tasks are cancelled in the turn in which aclose() gives up what waits for room."""
+
+    def refuse() -> int:
+        raise uring.EnterError(errno.EAGAIN, "not now")
+
+    async def once(turns: int) -> None:
+        ring = uring.aio.Ring(1)
+        submit = ring.plain.submit
+        monkeypatch.setattr(ring.plain, "submit", refuse)
+
+        async def read() -> None:
+            with contextlib.suppress(RingClosedError):
+                await ring.do(Read(pipe[0], bytearray(1)))
+
+        async def reads() -> None:
+            await kit.all(*[read] * 10)
+
+        async def end() -> None:
+            await kit.sleep(0)
+            await kit.sleep(0)
+            monkeypatch.setattr(ring.plain, "submit", submit)
+            await ring.aclose()
+
+        assert not await kit.within(SOON, lambda: kit.all(lambda: kit.cut_off(turns, reads), end))
+
+    async def main() -> None:
+        for turns in range(2, 6):
+            await once(turns)
+
+    kit.run(main)
+
+
+def test_file_that_fails_when_its_turn_comes(
+    kit: Kit, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a fileno() raises once there is room is told to its task, and others go on."""
+
+    class File:
+        calls = 0
+
+        def fileno(self) -> int:
+            self.calls += 1
+            if self.calls > 2:
+                raise KeyError("no more")
+            return pipe[0]
+
+    async def main() -> None:
+        async with uring.aio.Ring(1) as ring:
+            submit = ring.plain.submit
+
+            def refuse() -> int:
+                raise uring.EnterError(errno.EAGAIN, "not now")
+
+            monkeypatch.setattr(ring.plain, "submit", refuse)
+
+            async def fails() -> None:
+                await kit.sleep(0)
+                with pytest.raises(KeyError):
+                    await ring.do(Read(File(), bytearray(1)))
+
+            async def allow() -> None:
+                await kit.sleep(0.05)
+                monkeypatch.setattr(ring.plain, "submit", submit)
+
+            nop = lambda: ring.do(Nop())  # noqa: E731 - a function, in one word
+            assert not await kit.within(SOON, lambda: kit.all(nop, nop, fails, allow))
+
+    kit.run(main)
+
+
+def test_slots_of_what_was_cancelled_are_emptied(kit: Kit, pipe: tuple[int, int]) -> None:
+    """Whatever fills slots of the kernel's choice, and no slot that was full before."""
+    os.write(pipe[1], b"x")
+
+    async def main() -> None:
+        ring = uring.aio.ring()
+        with ring.plain.register_files([pipe[0], -1, -1, -1]):
+            for turns in range(6):
+                for op in (Pipe(slot=AUTO), FilesAlloc([pipe[1]])):
+                    was_cancelled, made = await kit.cut_off(turns, lambda op=op: ring.do(op))
+                    for slot in () if was_cancelled else made:
+                        await ring.do(Close(slot))
+                batch = [Openat("/", slot=AUTO), Timeout(0.02)]
+                was_cancelled, done = await kit.cut_off(turns, lambda batch=batch: ring.run(batch))
+                if not was_cancelled:
+                    await ring.do(Close(done[0].result()))
+                await ring.do(Timeout(0.01))
+            free = [await ring.do(Openat("/", slot=AUTO)) for _ in range(3)]
+            assert {*free} == {Fixed(1), Fixed(2), Fixed(3)}
+            assert await ring.do(Read(Fixed(0), bytearray(1))) == 1
+
+    kit.run(main)
+
+
+def test_child_that_closes_its_copy_leaves_the_parent_alone(
+    kit: Kit, pipe: tuple[int, int]
+) -> None:
+    """The loop of the parent is still told of completions: parent and child share its epoll."""
+
+    async def main() -> None:
+        ring = uring.aio.Ring(8)
+
+        async def fork() -> None:
+            await kit.sleep(0.02)
+            pid = os.fork()
+            if pid == 0:
+                ring.close()
+                os._exit(int(not ring.closed))
+            assert os.waitpid(pid, 0)[1] == 0  # noqa: ASYNC222 - for a test it may block
+            os.write(pipe[1], b"x")
+
+        read = Read(pipe[0], bytearray(1))
+        assert not await kit.within(SOON, lambda: kit.all(lambda: ring.do(read), fork))
+        await ring.aclose()
+
+    kit.run(main)
+
+
+class _Struck(SystemExit):
+    """What a signal handler raises."""
+
+
+@pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_exception_at_any_line_loses_no_completion(
+    kit: Kit, factory: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """SystemExit comes out of the loop, from any line that gives results out; it is run again."""
+    names = {"_flush", "_on_ready", "_harvest", "_deal_out", "_submit", "_go_on", "_give"}
+    left = [0]
+
+    def local(_frame: FrameType, event: str, _arg: object) -> Any:
+        left[0] -= event == "line"
+        if left[0] == 0 and event == "line":
+            raise _Struck
+        return local
+
+    def trace(frame: FrameType, _event: str, _arg: object) -> Any:
+        is_ours = frame.f_globals["__name__"] == "uring.aio._exchange"
+        return local if left[0] > 0 and is_ours and frame.f_code.co_name in names else None
+
+    async def begin() -> list[asyncio.Task[Any]]:
+        ring = uring.aio.ring()
+        tasks = [
+            asyncio.ensure_future(coroutine)
+            for coroutine in (
+                ring.do(Openat("/")),
+                ring.do(Timeout(0.005)),
+                ring.run([Timeout(0.005), Nop()]),
+                ring.do(Nop()),
+            )
+        ]
+        await asyncio.sleep(0)
+        return tasks
+
+    line = 0
+    while left[0] <= 0 and kit.name == "asyncio":
+        line += 1
+        with asyncio.Runner(loop_factory=factory) as runner:
+            loop = runner.get_loop()
+            tasks = loop.run_until_complete(begin())
+            waiting = loop.create_task(asyncio.wait(tasks, timeout=SOON))
+            left[0] = line
+            sys.settrace(trace)
+            try:
+                loop.run_until_complete(waiting)
+            except _Struck:
+                pass
+            finally:
+                sys.settrace(None)
+            _, pending = loop.run_until_complete(waiting)
+            assert not pending, f"struck at line {line}"
+            os.close(tasks[0].result())
+    assert line == 0 or line > 30
+
+
+def test_trio_is_the_guest_of_asyncio() -> None:
+    """Both have a ring, side by side in one thread."""
+
+    async def guest() -> int:
+        results = await KITS[2].all(*[lambda: uring.aio.ring().do(Timeout(0.001))] * 50)
+        return len(results)
+
+    async def main() -> int:
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
+        trio.lowlevel.start_guest_run(
+            guest,
+            run_sync_soon_threadsafe=loop.call_soon_threadsafe,
+            done_callback=done.set_result,
+        )
+        for _ in range(50):
+            assert await uring.aio.ring().do(Timeout(0.001))
+        return int((await done).unwrap())
+
+    assert asyncio.run(main()) == 50
+
+
+def test_loop_that_goes_on_in_another_thread(in_thread: Callable[..., None]) -> None:
+    """ring() gives one there that can be used there."""
+
+    async def main() -> int:
+        return int(await uring.aio.ring().do(Nop()))
+
+    loop = asyncio.new_event_loop()
+    assert loop.run_until_complete(main()) == 0
+    in_thread(lambda: loop.run_until_complete(main()))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()

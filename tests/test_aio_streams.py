@@ -8,6 +8,7 @@ import socket
 import struct
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from aio import KITS, Kit
@@ -370,5 +371,175 @@ def test_limit_that_cannot_be_is_refused(kit: Kit, limit: object, listener: sock
         with pytest.raises(ValueError, match="part of a chain"):
             ring.stream(Nop().linked())
         assert ring.plain.in_flight == 0
+
+    kit.run(main)
+
+
+# ---- found by breaking it ----
+
+
+async def paused(kit: Kit, stream: uring.aio.Stream) -> None:
+    """Wait until a stream of which nothing is read has been paused."""
+    while not stream._is_paused:
+        await kit.sleep(0.005)
+
+
+async def close_unread(stream: uring.aio.Stream) -> None:
+    """Read what there is until an error, and close it."""
+    while True:
+        os.close((await anext(stream)).result())
+
+
+def test_number_of_a_paused_stream_is_taken(
+    kit: Kit, listener: socket.socket, pipe: tuple[int, int]
+) -> None:
+    """It says so instead of going on, loses nothing, and goes on when the number is free again."""
+
+    async def main() -> None:
+        ring = uring.aio.ring()
+        clients = connect(listener, 3)
+        async with ring.stream(AcceptMultishot(listener, user_data=7), limit=1) as accepted:
+            await paused(kit, accepted)
+
+            async def read() -> None:
+                while 7 not in ring._takers:  # trio begins tasks in any order
+                    await kit.sleep(0)
+                with pytest.raises(ValueError, match="7 is in flight"):
+                    await close_unread(accepted)
+                os.write(pipe[1], b"x")
+
+            other = Read(pipe[0], bytearray(1), user_data=7)
+            assert not await kit.within(SOON, lambda: kit.all(lambda: ring.do(other), read))
+            clients += connect(listener, 1)
+            os.close((await anext(accepted)).result())
+        for client in clients:
+            client.close()
+
+    kit.run(main)
+
+
+def test_stream_that_cannot_go_on_says_so(kit: Kit) -> None:
+    """Each time that it is read; and it can be closed."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    async def main() -> None:
+        ring = uring.aio.ring()
+        clients = connect(listener, 3)
+
+        async def use() -> None:
+            async with ring.stream(AcceptMultishot(listener), limit=1) as accepted:
+                await paused(kit, accepted)
+                listener.close()
+                for _ in range(2):
+                    with pytest.raises(ValueError, match="-1"):
+                        await close_unread(accepted)
+
+        assert not await kit.within(SOON, use)
+        for client in clients:
+            client.close()
+
+    kit.run(main)
+
+
+def test_stream_is_closed_by_several(kit: Kit, listener: socket.socket) -> None:
+    """Each waits for its end."""
+
+    async def main() -> None:
+        ring = uring.aio.ring()
+        accepted = ring.stream(AcceptMultishot(listener))
+        await kit.sleep(0.01)
+
+        async def close() -> None:
+            await accepted.aclose()
+            assert accepted.number not in ring._takers
+
+        assert not await kit.within(SOON, lambda: kit.all(close, close, close))
+
+    kit.run(main)
+
+
+def test_reader_does_not_go_on_with_what_is_closed(kit: Kit, listener: socket.socket) -> None:
+    """A stream that is closed while it is being paused ends, though somebody waits to read on."""
+
+    async def main() -> None:
+        ring = uring.aio.ring()
+        clients: list[socket.socket] = []
+
+        async def read(accepted: uring.aio.Stream) -> None:
+            async for cqe in accepted:
+                os.close(cqe.result())
+
+        async def close(accepted: uring.aio.Stream) -> None:
+            await kit.sleep(0.02)
+            clients.extend(connect(listener, 1))
+            number = accepted.number
+            while not accepted._pause_is_asked and not accepted._is_paused:
+                await kit.sleep(0)
+                if accepted.number != number:  # it was paused, and has gone on, between two looks
+                    break
+            await accepted.aclose()
+            assert accepted.outcome is StreamEnd.CANCELLED
+            assert accepted.number not in ring._takers
+
+        for _ in range(20):
+            accepted = ring.stream(AcceptMultishot(listener), limit=1)
+            clients.clear()
+            both = partial(read, accepted), partial(close, accepted)
+            assert not await kit.within(SOON, lambda both=both: kit.all(*both))
+            for client in clients:
+                client.close()
+
+    kit.run(main)
+
+
+def test_stream_waits_for_the_kernel_while_its_ring_is_closed(
+    kit: Kit, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """aclose() of a stream is a barrier also when that of its ring waits."""
+
+    async def main() -> None:
+        ring = uring.aio.Ring(8)
+        ticks = ring.stream(PollMultishot(pipe[0], select.POLLIN))
+        await kit.sleep(0.02)
+        cancel = ring._queue_cancel
+        monkeypatch.setattr(ring, "_queue_cancel", lambda _number: None)
+
+        async def leave() -> None:
+            await kit.sleep(0.02)
+            assert ring.closed
+            await ticks.aclose()
+            assert ticks.number not in ring._takers
+
+        async def allow() -> None:
+            await kit.sleep(0.05)
+            monkeypatch.setattr(ring, "_queue_cancel", cancel)
+
+        await kit.all(ring.aclose, leave, allow)
+
+    kit.run(main)
+
+
+def test_object_without_a_repr_harms_its_stream_alone(kit: Kit) -> None:
+    """The error of a stream is made for its reader; others have their results."""
+
+    class File:
+        def fileno(self) -> int:
+            return 10**6
+
+        def __repr__(self) -> str:
+            raise KeyError("no name")
+
+    async def main() -> None:
+        ring = uring.aio.ring()
+
+        async def fails() -> None:
+            async with ring.stream(PollMultishot(File(), select.POLLIN)) as polls:
+                with pytest.raises((KeyError, OSError)):
+                    await anext(polls)
+
+        async def nop() -> None:
+            assert await ring.do(uring.Timeout(0.001))
+
+        assert not await kit.within(SOON, lambda: kit.all(fails, nop, fails, nop))
 
     kit.run(main)

@@ -19,7 +19,7 @@ import uring
 from uring import AtFlags, Fixed, RenameFlags, StatxResult, aio
 from uring._file_memory import STATX_FIELDS
 from uring.aio import _threads
-from uring.aio.backend import Backend, do, do_each
+from uring.aio._backend import Backend, do, do_each
 
 BACKENDS: Final[tuple[Backend, ...]] = ("io_uring", "threads")
 
@@ -403,6 +403,30 @@ def test_close_is_done_for_a_cancelled_task(
     kit.run(body)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
+
+
+@pytest.mark.usefixtures("ring")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_cancelled_close_tells_whether_it_was_done(kit: Kit, backend: Backend, file: int) -> None:
+    """The error has `late_result` if the descriptor is gone, and none if it is still there."""
+    aio.use_backend(backend)
+
+    async def body() -> None:
+        for count in range(1, 5):  # with no turn it would not have begun
+            fd = os.dup(file)
+            async with begun(do, uring.Close(fd)) as (cancel, ends):
+                await turns(count)
+                cancel()
+                await until(lambda: ends)
+            end = ends[0]
+            is_done = end == 0 or getattr(end, "late_result", None) == 0
+            if is_done:
+                with pytest.raises(OSError, match="Bad file descriptor"):
+                    os.fstat(fd)
+            else:
+                os.close(fd)
+
+    kit.run(body)
 
 
 def test_error_of_a_cancelled_task_is_told(

@@ -27,7 +27,7 @@ from uring._order import check_drains, notifies
 from uring._setup import RingParams
 from uring._submission import SubmissionSide
 from uring.batch import Batch
-from uring.completions import Completions, close_all, uncollected_descriptors
+from uring.completions import CQE, Completions, close_all, uncollected_descriptors
 from uring.errors import UringError
 from uring.flags import RegisterOpcode, SQEFlags
 from uring.operations import AsyncCancel
@@ -116,6 +116,14 @@ class Run:
     def completions(self) -> Completions:
         """The results, in the order of the operations."""
         return Completions(bytes(self.landed), self.subjects, self.cqe_size)
+
+    def landings(self) -> list[CQE]:
+        """The completions that have come."""
+        if self.shim.first_number != self.first:  # not begun
+            return []
+        return [
+            cqe for cqe in self.completions()[: int(self.shim.placed)] if cqe.flags != _NOT_POSTED
+        ]
 
     def unended(self) -> list[int]:
         """The indices of what was placed and has posted nothing yet."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import threading
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
@@ -43,6 +44,7 @@ class AsyncioLoop:
     def __init__(self) -> None:
         self.key = self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
+        self._pid = os.getpid()
         self._guard: AsyncGenerator[None, None] | None = None
         self.at_end_of_turn: Callable[[Callable[[], None]], object] = self._loop.call_soon
         self.call: Callable[[], Call] = self._loop.create_future
@@ -54,7 +56,7 @@ class AsyncioLoop:
 
     def unwatch(self, fd: int) -> None:
         """Remove the reader, if the loop still is."""
-        if self.is_here():
+        if self.is_here() and os.getpid() == self._pid:  # a child's epoll is its parent's
             self._loop.remove_reader(fd)
 
     def is_here(self) -> bool:

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
 from uring._checks import check_range
 from uring._memory import PathLike
+from uring.aio._backend import usable_ring
 from uring.aio._ring import Ring
 from uring.aio._threads import Job, do_all
-from uring.aio.backend import usable_ring
 from uring.completions import CQE
-from uring.errors import RegisterError, UnsupportedError, operation_error
+from uring.errors import RegisterError, UnsupportedError, UringError, operation_error
 from uring.flags import Opcode, SQEFlags
 from uring.operations import Close, Nop, Openat, Read, Write
 from uring.probe import known_opcodes
@@ -45,6 +45,8 @@ IN_FLIGHT_MAX: Final = 4096
 
 _FIRST_READ: Final = 65536
 """How much of a file a chain reads: four files in five of a Linux system are shorter than that."""
+_ALONE: Final = 16384
+"""The same for a file that is read by itself: for so little memory no new pages are needed."""
 _READ_MAX: Final = 8 * 1024 * 1024
 _WRITE_MAX: Final = 1 << 30  # the kernel stops at 2**31 - 4096, and that is no multiple of anything
 _LINK: Final = SQEFlags.IO_LINK
@@ -82,7 +84,7 @@ class _File:
     def room(self) -> "memoryview[int]":
         """Where to read next: the rest of what it has, and then as much again as it has read."""
         if not self.left:
-            self.left = memoryview(bytearray(max(_FIRST_READ, min(self.done, _READ_MAX))))
+            self.left = _room(max(_FIRST_READ, min(self.done, _READ_MAX)))
         return self.left
 
     def read(self, count: int) -> None:
@@ -94,6 +96,15 @@ class _File:
         """Drop what was written, or the room that is taken."""
         self.done += count
         self.left = self.left[count:]
+
+
+def _room(size: int) -> "memoryview[int]":
+    """Make room whose pages cost nothing until they are used: they cost more than all else here."""
+    return memoryview(mmap.mmap(-1, size))
+
+
+_spare: Final[list["memoryview[int]"]] = [_room(IN_FLIGHT * _FIRST_READ)]
+"""Room for the first reads of one call at a time, the pages of which are there already."""
 
 
 @overload
@@ -254,7 +265,7 @@ def _write_in_thread(todo: "tuple[str | bytes, memoryview[int]]") -> int:
 
 @contextmanager
 def _naming(name: str | bytes) -> Iterator[None]:
-    """Name the file in what is raised: reading and writing does not."""
+    """Name the file in what is raised: reading and writing do not."""
     try:
         yield
     except OSError as error:
@@ -269,7 +280,7 @@ def _naming(name: str | bytes) -> Iterator[None]:
 @contextmanager
 def _slots(bound: Ring, count: int) -> Iterator[Sequence[Fixed]]:
     """Give slots for files, if they can be had; what is left in them is closed."""
-    if _WITH_SLOTS not in (known_opcodes(bound.plain._shim) or ()):
+    if count == 1 or _WITH_SLOTS not in (known_opcodes(bound.plain._shim) or ()):
         yield ()
         return
     try:
@@ -284,22 +295,61 @@ def _slots(bound: Ring, count: int) -> Iterator[Sequence[Fixed]]:
             table.close()
 
 
+async def _read_alone(bound: Ring, name: str | bytes) -> bytes:
+    """Read one file: a chain would not be submitted together with what other tasks do."""
+    fd = await bound.do(Openat(name))
+    try:
+        room = memoryview(bytearray(_ALONE))
+        parts: list[Buffer] = []
+        place = 0
+        with _naming(name):
+            while count := await bound.do(Read(fd, room, place)):
+                parts.append(room[:count])
+                place += count
+                room = room[count:] or _room(max(_FIRST_READ, min(place, _READ_MAX)))
+        return b"".join(parts)
+    finally:
+        os.close(fd)  # at once, as it is for reading; a task that is cancelled cannot wait
+
+
 async def _read_window(bound: Ring, names: "Sequence[str | bytes]") -> "list[bytes | OSError]":
-    # Pages of an mmap are made when they are used: 64 KiB of a bytearray take longer than all else.
-    room = memoryview(mmap.mmap(-1, len(names) * _FIRST_READ))
+    if len(names) == 1:
+        try:
+            return [await _read_alone(bound, names[0])]
+        except OSError as error:
+            return [error]
+    is_spare = bool(_spare) and len(names) <= IN_FLIGHT
+    room = _spare.pop() if is_spare else _room(len(names) * _FIRST_READ)
     files = []
     for place, name in enumerate(names):
         start = place * _FIRST_READ
         files.append(_File(name, room[start : start + _FIRST_READ]))
-    with _slots(bound, len(names)) as slots:
-        if slots:
-            await _read_chains(bound, files, slots)
-            await _read_on(bound, files)
-        else:
-            with _closing(files):
-                await _open(bound, files, os.O_RDONLY)
+    try:
+        with _slots(bound, len(names)) as slots:
+            if slots:
+                await _read_chains(bound, files, slots)
                 await _read_on(bound, files)
-    return [b"".join(each.parts) if each.error is None else each.error for each in files]
+            else:
+                with _closing(files):
+                    await _open(bound, files, os.O_RDONLY)
+                    await _read_on(bound, files)
+        return [b"".join(each.parts) if each.error is None else each.error for each in files]
+    finally:
+        if is_spare:  # nothing is in flight any more, whatever comes out of here
+            _spare.append(room)
+
+
+async def _each(bound: Ring, ops: Sequence[Queueable]) -> Sequence[CQE]:
+    """Do all; one alone is submitted together with what other tasks have."""
+    if len(ops) != 1:
+        return await bound.run(ops)
+    try:
+        res = await bound.do(ops[0])
+    except OSError as error:
+        if isinstance(error, UringError) or error.errno is None:
+            raise
+        res = -error.errno
+    return [CQE(0, res, 0, ops[0])]
 
 
 async def _read_chains(bound: Ring, files: Sequence[_File], slots: Sequence[Fixed]) -> None:
@@ -315,7 +365,7 @@ async def _read_chains(bound: Ring, files: Sequence[_File], slots: Sequence[Fixe
 
 
 async def _open(bound: Ring, files: Sequence[_File], flags: int) -> None:
-    done = await bound.run([Openat(each.name, flags, 0o666) for each in files])
+    done = await _each(bound, [Openat(each.name, flags, 0o666) for each in files])
     for each, cqe in zip(files, done, strict=True):
         if each.took(cqe):
             each.file = cqe.res
@@ -325,7 +375,7 @@ async def _read_on(bound: Ring, files: Sequence[_File]) -> None:
     """Read all that is open to its end."""
     rest = [each for each in files if each.file is not None]
     while rest:
-        done = await bound.run([Read(each.file, each.room(), each.done) for each in rest])  # type: ignore[arg-type]  # it is open
+        done = await _each(bound, [Read(each.file, each.room(), each.done) for each in rest])  # type: ignore[arg-type]  # it is open
         going_on = []
         for each, cqe in zip(rest, done, strict=True):
             if each.took(cqe) and cqe.res:
@@ -373,7 +423,7 @@ async def _write_chains(bound: Ring, files: Sequence[_File], slots: Sequence[Fix
             Write(slot, each.left[:_WRITE_MAX], flags=_LINK),
             Close(slot) if len(each.left) <= _WRITE_MAX else Nop(),
         )
-    done = await bound.run(ops)
+    done = await _each(bound, ops)
     for place, (each, slot) in enumerate(zip(files, slots, strict=True)):
         opened, written, closed = done[3 * place : 3 * place + 3]
         if each.took(opened) and each.took(written):
@@ -390,7 +440,7 @@ async def _write_on(bound: Ring, files: Sequence[_File]) -> None:
     while rest:
         ops = [Write(each.file, each.left[:_WRITE_MAX], each.done) for each in rest]  # type: ignore[arg-type]  # it is open
         going_on = []
-        for each, cqe in zip(rest, await bound.run(ops), strict=True):
+        for each, cqe in zip(rest, await _each(bound, ops), strict=True):
             if not each.took(cqe):
                 continue
             each.wrote(cqe.res)
@@ -404,6 +454,6 @@ async def _write_on(bound: Ring, files: Sequence[_File]) -> None:
 async def _close(bound: Ring, files: Sequence[_File]) -> None:
     """Empty the slots of what was gone on with: that can fail, too."""
     rest = [each for each in files if isinstance(each.file, Fixed)]
-    done = await bound.run([Close(each.file) for each in rest])  # type: ignore[arg-type]  # it is
+    done = await _each(bound, [Close(each.file) for each in rest])  # type: ignore[arg-type]  # it is
     for each, cqe in zip(rest, done, strict=True):
         each.took(cqe)

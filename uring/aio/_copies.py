@@ -16,7 +16,8 @@ from typing import Final
 
 from uring._checks import check_range
 from uring._memory import PathLike
-from uring.aio.backend import do, do_each
+from uring.aio._backend import do, do_each
+from uring.aio._raw import late_result
 from uring.completions import CQE
 from uring.file_flags import AtFlags
 from uring.operations import Close, Openat, Read, Statx, Write
@@ -113,7 +114,14 @@ async def _opened_new(path: str | bytes) -> AsyncIterator[int]:
     except BaseException:
         os.close(fd)  # at once: a task that is cancelled cannot wait
         raise
-    await do(Close(fd))
+    try:
+        await do(Close(fd))
+    except OSError:  # it is closed, whatever is wrong
+        raise
+    except BaseException as error:
+        if late_result(error) is None:
+            os.close(fd)
+        raise
 
 
 async def _copy(reading: int, writing: int, chunk: int, in_flight: int) -> None:

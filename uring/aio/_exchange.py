@@ -25,33 +25,20 @@ import contextlib
 import errno
 import os
 import time
+from collections.abc import Iterable
 from typing import Final
 
-from uring import operations
 from uring._claims import FIRST_DRAWN
 from uring._running import Run
+from uring.aio._kinds import COUNTED, check_number, check_renaming, is_several, slots_of
 from uring.aio._loop import Call, Loop
 from uring.aio._takers import Intake, Keeper, Taker
-from uring.completions import CQE, close_all, descriptors_of
+from uring.completions import CQE, EMPTY, Completions, close_all, descriptors_of
 from uring.errors import EnterError, RingClosedError, SubmissionQueueFull, UringError
 from uring.flags import SQEFlags
-from uring.operations import (
-    AcceptMultishot,
-    AsyncCancel,
-    Close,
-    PollMultishot,
-    ReadMultishot,
-    RecvBundleMultishot,
-    RecvmsgMultishot,
-    RecvMultishot,
-    RecvZc,
-    SendBundle,
-    Timeout,
-    TimeoutMultishot,
-    UringCmdMultishot,
-)
+from uring.operations import AsyncCancel, Close, Timeout
 from uring.ring import Ring as PlainRing
-from uring.sqe import AUTO, SQE, Fixed, Queueable, encoded, is_multishot
+from uring.sqe import SQE, Queueable, encoded
 
 _CANCEL_SECONDS: Final = 30.0  # as Ring.close() waits for what it has cancelled
 _REMIND_SECONDS: Final = 0.05  # then what is still there is cancelled again
@@ -59,32 +46,6 @@ _REMIND_SECONDS_MAX: Final = 1.6
 _LOOKS_MAX: Final = 8  # then others have a turn
 _TRY_AGAIN: Final = frozenset({errno.EAGAIN, errno.EBUSY, errno.ENOMEM, errno.EINTR})
 _ALONE: Final = SQEFlags.IO_LINK | SQEFlags.IO_HARDLINK | SQEFlags.CQE_SKIP_SUCCESS
-SEVERAL: Final = frozenset(
-    {
-        AcceptMultishot,
-        PollMultishot,
-        ReadMultishot,
-        RecvBundleMultishot,
-        RecvMultishot,
-        RecvZc,
-        RecvmsgMultishot,
-        SendBundle,
-        TimeoutMultishot,
-        UringCmdMultishot,
-    }
-)
-"""What completes any number of times."""
-_COUNTED: Final = frozenset(
-    kind
-    for kind in vars(operations).values()
-    if isinstance(kind, type)
-    and issubclass(kind, Queueable)
-    and kind._result is Queueable._result
-    and kind._makes_descriptor is False
-    and kind._descriptors is Queueable._descriptors
-    and not (kind._reads_big_cqe or kind._keeps_memory or kind in SEVERAL)
-)
-"""What a result >= 0 of is a count, and nothing else."""
 _ENDS_OF_CANCELLED: Final = frozenset({-errno.ECANCELED, -errno.EINTR})
 
 
@@ -113,6 +74,8 @@ class Exchange:
         """Who waits until nothing is in flight."""
         self._closers: list[Call] = []
         """Who waits for somebody else to have closed the ring."""
+        self._undealt: Completions = EMPTY
+        """What was copied out of the ring, and has not been given to whose it is."""
         self._late: dict[int, CQE] = {}
         """What has come between the cancelling of a task and its next step."""
         self._firsts: dict[int, CQE] = {}
@@ -141,17 +104,25 @@ class Exchange:
         Raises:
             WrongThreadError: another thread runs the loop.
         """
-        self.plain.close()
+        try:
+            self.plain.close()
+        finally:  # also when it was cut off, or a warning is an error
+            if self.plain.closed:
+                self._tell_all()
+
+    def _tell_all(self) -> None:
+        """Let all go on that wait for a ring that is closed."""
         self._refusal = self._refusal or "the ring is closed"
         eventfd, self._eventfd = self._eventfd, -1
         if eventfd >= 0:
             self._loop.unwatch(eventfd)
             os.close(eventfd)
-        takers = [*self._takers.values(), *self._runs.values(), *self._closers]
+        drained, self._drained = self._drained, None
+        takers = [*self._takers.values(), *self._runs.values(), *self._closers, drained]
         self._takers, self._runs, self._closers = {}, {}, []
         if self._loop.is_here():
             for taker in takers:
-                if not taker.done():
+                if taker is not None and not taker.done():
                     taker.set_result(None)
         while self._late:
             self._let_go(self._late.popitem()[1])
@@ -164,16 +135,17 @@ class Exchange:
         any memory. Tasks that wait get RingClosedError, if their operation had not ended well.
         """
         if self._refusal is not None:
-            while not self.plain.closed:
+            if self._drained is not None:
                 last = self._loop.lasting_call()
                 self._closers.append(last)
                 await last
+            self.close()  # one that was cut off is gone on with
             return
         self._refusal = "the ring is closed"
         try:
             for number in list(self._takers):
                 self._ask_to_cancel(number)
-            for run in self._runs:
+            for run in list(self._runs):
                 self.plain._cancel_run(run)
             self._give_up = time.monotonic() + _CANCEL_SECONDS
             if self._takers or self._runs:
@@ -186,10 +158,15 @@ class Exchange:
     def _let_go(self, cqe: CQE) -> None:
         """Close what an operation has made whose result nobody will have."""
         close_all([None, *descriptors_of(cqe)])
-        has_slot = getattr(cqe.op, "slot", None) is AUTO and cqe.res >= 0
-        if has_slot and not self.closed and self._loop.is_here():
-            self._queue(Close(Fixed(cqe.res)))
-            self._schedule()
+        self._empty_slots([cqe])
+
+    def _empty_slots(self, done: Iterable[CQE]) -> None:
+        if self.closed or not self._loop.is_here():
+            return
+        for cqe in done:
+            for slot in slots_of(cqe):
+                self._queue(Close(slot))
+                self._schedule()
 
     # ---- cancelling ----
 
@@ -227,7 +204,9 @@ class Exchange:
             return cqe
         if isinstance(cqe, CQE):
             self._let_go(cqe)
-        error.add_note(f"{op!r} was done all the same: res is {res}")
+        error.late_result = res  # type: ignore[attr-defined]  # for who must know, as of a Close
+        with contextlib.suppress(Exception):  # what a repr() raises
+            error.add_note(f"{op!r} was done all the same: res is {res}")
         return None
 
     def _ask_to_cancel(self, number: int) -> None:
@@ -244,7 +223,11 @@ class Exchange:
     def _queue_cancel(self, number: int) -> None:
         op = AsyncCancel(number)
         try:
-            self.plain.queue(op)
+            if self.plain._in_flight.has_drained:  # that operation might wait behind a drain
+                self._submit()
+                self.plain._cancel([number])
+            else:
+                self.plain.queue(op)
         except SubmissionQueueFull:
             self._backlog.appendleft((op, self.plain._draw(1)))
         self._schedule()
@@ -258,14 +241,14 @@ class Exchange:
         """Cancel again what the kernel has not found; it may have been between two places."""
         self._reminder = None
         if self._drained is not None and time.monotonic() > self._give_up:
-            self._drained.set_result(None)
+            self._end_draining()
         self._doomed &= self._takers.keys()
-        late = [run for run in self._runs if run.is_orphan or self._drained is not None]
+        late = [run for run in list(self._runs) if run.is_orphan or self._drained is not None]
         if not self._doomed and not late:
             self._remind_seconds = _REMIND_SECONDS
             return
         self._remind_seconds = min(2 * self._remind_seconds, _REMIND_SECONDS_MAX)
-        for number in self._doomed:
+        for number in list(self._doomed):
             self._queue_cancel(number)
         for run in late:
             self.plain._cancel_run(run)
@@ -281,13 +264,16 @@ class Exchange:
             raise ValueError(
                 f"{op!r} is part of a chain, or skips its completion: give all of it to run()"
             )
-        is_several = type(op) in SEVERAL or (type(op) is SQE and is_multishot(op.encode()))
-        if is_single and is_several:
+        if is_single and is_several(op):
             raise ValueError(f"{op!r} completes any number of times: use stream()")
-        if type(op) is SQE and op.user_data == 0:
+        check_renaming(op)
+        if isinstance(op, SQE) and op.user_data == 0:
             return self.plain._draw(1)
-        if op.user_data in self._takers:
-            raise ValueError(f"an operation with user_data {op.user_data} is in flight")
+        if isinstance(op.user_data, int):
+            check_number(op.user_data)
+            if op.user_data in self._takers:
+                raise ValueError(f"an operation with user_data {op.user_data} is in flight")
+            self._doomed.discard(op.user_data)  # who had it before was
         return None
 
     def _enlist(self, op: Queueable, taker: Taker, number: int | None = None) -> int:
@@ -325,10 +311,10 @@ class Exchange:
 
     def _flush(self) -> None:
         """Submit what was queued, and give out what has completed meanwhile."""
-        self._is_due = False
-        if self._eventfd == -1:
-            return
         try:
+            self._is_due = False
+            if self._eventfd == -1:
+                return
             is_stuck = not self._submit()
             while self._backlog and self._make_room():
                 is_stuck = not self._submit()
@@ -336,6 +322,11 @@ class Exchange:
         except UringError as error:
             self._break(error)
             return
+        except (
+            BaseException
+        ):  # a signal handler's: what is left undone is done when the loop goes on
+            self._schedule()
+            raise
         if is_stuck or self._backlog:
             self._schedule()
 
@@ -362,28 +353,35 @@ class Exchange:
             taker = self._takers.get(number)
             if number in self._doomed and taker is not None:
                 del self._takers[number]
-                taker.set_result(CQE(number, -errno.ECANCELED, 0, op))
+                if not taker.done():
+                    taker.set_result(CQE(number, -errno.ECANCELED, 0, op))
             else:
                 try:
                     self.plain._queue(op, number, is_drawn=number >= FIRST_DRAWN)
                 except SubmissionQueueFull:
                     self._backlog.appendleft((op, number))
                     return has_moved
-                except (TypeError, ValueError, UringError) as error:
+                except Exception as error:  # noqa: BLE001 - fileno() is the caller's, and may raise any
                     if taker is not None:
                         del self._takers[number]
-                        taker.set_result(error)
+                        if not taker.done():
+                            taker.set_result(error)
             has_moved = True
         return has_moved
 
     # ---- what comes ----
 
     def _on_ready(self) -> None:
-        self._reset_eventfd()
         try:
+            if self._eventfd == -1:  # closed in the turn in which it was found ready
+                return
+            self._reset_eventfd()
             self._harvest(is_reset=True)
         except UringError as error:
             self._break(error)
+        except BaseException:  # as in _flush()
+            self._schedule()
+            raise
 
     def _reset_eventfd(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -393,42 +391,68 @@ class Exchange:
         """
         Give out all completions that there are.
 
-        Between the reset of the eventfd and the end there is a look that finds none; or, when they
-        keep coming, another turn.
+        Between the reset of the eventfd and the end there is a look that finds none; or nothing is
+        in flight, so that none can come that has a taker; or, when they keep coming, another turn.
         """
-        plain, takers = self.plain, self._takers
+        plain = self.plain
         for _ in range(_LOOKS_MAX):
-            done = plain.copy_cqes()
-            if not done:
+            if not self._undealt._count:
+                self._undealt = plain.copy_cqes()
+            if not self._undealt._count:
                 break
-            columns = zip(
-                done.user_data.tolist(),
-                done.res.tolist(),
-                done.flags.tolist(),
-                done._subjects or [None] * done._count,
-                strict=True,
-            )
-            for place, (number, res, flags, subject) in enumerate(columns):
+            self._deal_out(self._undealt)
+            if not is_reset:  # the loop need not wake up for what came just now
+                is_reset = True
+                self._reset_eventfd()
+            if plain._in_flight.is_empty:
+                break
+        else:
+            self._schedule()
+        if self._runs:
+            self._go_on()
+        if self._drained is not None and not self._takers and not self._runs:
+            self._end_draining()
+
+    def _end_draining(self) -> None:
+        """Let those close the ring that wait for it: the first may be gone."""
+        for call in [self._drained, *self._closers]:
+            if call is not None:
+                call.set_result(None)
+
+    def _deal_out(self, done: Completions) -> None:
+        """Give completions to whose they are."""
+        takers = self._takers
+        place, taker = 0, None
+        try:
+            for place, (number, res, flags, subject) in enumerate(done._rows()):
                 taker = takers.get(number)
                 if taker is None:
                     self._on_stray(done[place])
                 elif flags or taker.done():
                     self._give(taker, done[place])
-                else:
+                elif res >= 0 and subject.__class__ in COUNTED and taker.__class__ is not Intake:
                     del takers[number]
-                    if res >= 0 and subject.__class__ in _COUNTED and taker.__class__ is not Intake:
-                        taker.set_result(res)
-                    else:
-                        taker.set_result(done[place])
-            if not is_reset:  # the loop need not wake up for what came just now
-                is_reset = True
-                self._reset_eventfd()
+                    taker.set_result(res)
+                else:
+                    cqe = done[place]
+                    del takers[number]
+                    taker.set_result(cqe)
+        except BaseException:  # a signal handler's
+            self._undealt = self._left(done, place, taker)
+            raise
+        self._undealt = EMPTY
+
+    def _left(self, done: Completions, place: int, taker: Taker | None) -> Completions:
+        """What is still to be given out, when an exception has come at a place."""
+        cqe = done[place]
+        entered = self._takers.get(cqe.user_data)
+        if entered is not None:
+            is_given = isinstance(entered, Intake) and entered.has(cqe)
         else:
-            self._schedule()
-        if self._runs:
-            self._go_on()
-        if self._drained is not None and not takers and not self._runs:
-            self._drained.set_result(None)
+            is_given = cqe.user_data != self._reminder
+            if taker is not None and not taker.done() and not isinstance(taker, Keeper | Intake):
+                taker.set_result(cqe)
+        return done[place + 1 :] if is_given else done[place:]
 
     def _give(self, taker: Taker, cqe: CQE) -> None:
         """Give a completion to whose it is: the first is the result, the terminal one the end."""
@@ -476,10 +500,12 @@ class Exchange:
 
     def _go_on(self) -> None:
         for run, call in list(self._runs.items()):
+            if run not in self._runs:  # a coroutine was closed meanwhile
+                continue
             result = self.plain._go_on(run)
             if result == 0:
-                del self._runs[run]
                 if not call.done():
                     call.set_result(None)
+                self._runs.pop(run, None)
             elif result == errno.EINTR or not run.in_flight:
                 self._schedule()

@@ -15,6 +15,7 @@ import stat
 from io import UnsupportedOperation
 from typing import TYPE_CHECKING, Any, Final
 
+from uring.aio._backend import do
 from uring.aio._iobase import (
     CLOSED,
     IOBase,
@@ -24,7 +25,6 @@ from uring.aio._iobase import (
     size_of,
     warn_of_unclosed,
 )
-from uring.aio.backend import do
 from uring.errors import UringError
 from uring.file_flags import FallocateFlags
 from uring.operations import Close, Fallocate, Fsync, Ftruncate, Read, Write

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import Any, Final, Self, overload
 
 from uring.aio._detect import running_loop
-from uring.aio._exchange import SEVERAL, Exchange
+from uring.aio._exchange import Exchange
+from uring.aio._kinds import ALONE_AND_ONCE, check_number
 from uring.aio._streams import UNREAD_MAX, Stream
 from uring.batch import Batch
 from uring.completions import CQE, Completions
@@ -86,7 +87,8 @@ class Ring(Exchange):
 
         Raises:
             OSError: the operation failed.
-            ValueError, TypeError: it cannot be queued, or completes several times -> `stream()`.
+            ValueError, TypeError: it cannot be queued, or completes several times -> `stream()`;
+                or it has a user_data that is in flight, or one from 2**63 on, which are the ring's.
             RingClosedError: the ring is closed, or was closed meanwhile.
         """
         number: int | None = None
@@ -94,7 +96,7 @@ class Ring(Exchange):
             is_ordinary = op._flags is NO_FLAGS and op._user_data is None  # type: ignore[attr-defined]  # see _values
         except AttributeError:  # an SQE; or what cannot be queued
             is_ordinary = False
-        if not is_ordinary or op.__class__ in SEVERAL:
+        if not is_ordinary or op.__class__ not in ALONE_AND_ONCE:
             number = self._checked_number(op, is_single=True)
         call = self._loop.call()
         number = self._enlist(op, call, number)
@@ -147,6 +149,8 @@ class Ring(Exchange):
         """
         self._check_open()
         batch = self.plain._checked(operations)
+        for number in batch._chosen:
+            check_number(number)
         if not batch._count:
             await self._loop.checkpoint()
             return batch._nothing
@@ -159,6 +163,7 @@ class Ring(Exchange):
             self._check_open()
             return self.plain._results(run)
         except BaseException:
+            self._empty_slots(run.landings())
             self.plain._leave(run)
             del batch, run  # what catches this has the frame, and the buffers are the caller's
             raise
@@ -214,7 +219,7 @@ def ring() -> Ring:
     loop = running_loop()
     known = _rings.get(loop.key)
     found = known() if known is not None else None
-    if found is None or found.closed:
+    if found is None or found.closed or not found._loop.is_here():  # it ran in another thread
         found = Ring()
         _rings[loop.key] = weakref.ref(found)
     return found

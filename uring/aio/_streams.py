@@ -64,8 +64,9 @@ class Stream(AsyncIterator[CQE]):
         self._is_paused = False
         self._unread: collections.deque[CQE] = collections.deque()
         self._waiter: Call | None = None
-        self._closer: Call | None = None
-        self._error: Exception | None = None
+        self._closers: list[Call] = []
+        """Who waits for its end."""
+        self._error: Exception | CQE | None = None
         self.op = op
         """The operation."""
         self.outcome: StreamEnd | None = None
@@ -98,11 +99,14 @@ class Stream(AsyncIterator[CQE]):
         while not self._unread:
             if self.outcome is not None:
                 error, self._error = self._error, None
+                if isinstance(error, CQE):
+                    error = error.error
                 raise StopAsyncIteration if error is None else error
             self._ring._check_open()
             if self._is_paused:
+                number = self._ring._checked_number(self.op, is_single=False)
+                self.number = self._ring._enlist(self.op, self._intake, number)
                 self._is_paused = False
-                self.number = self._ring._enlist(self.op, self._intake)
             self._waiter = self._ring._loop.call()
             try:
                 await self._waiter
@@ -121,12 +125,15 @@ class Stream(AsyncIterator[CQE]):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
         has_ended = self.outcome is not None or self._is_paused or news is None
-        if self._closer is not None and has_ended:
-            self._closer.set_result(None)
+        while self._closers and has_ended:
+            self._closers.pop().set_result(None)
+
+    def _has(self, cqe: CQE) -> bool:
+        return bool(self._unread) and self._unread[-1] == cqe
 
     def _take_cqe(self, cqe: CQE) -> None:
         if not cqe.more:
-            if self._pause_is_asked and cqe.res == -errno.ECANCELED:
+            if self._pause_is_asked and self._can_pause and cqe.res == -errno.ECANCELED:
                 self._is_paused = True
             else:
                 self._end(cqe)
@@ -143,7 +150,7 @@ class Stream(AsyncIterator[CQE]):
         if self.outcome is StreamEnd.FINISHED:
             self._unread.append(terminal)
         elif self.outcome is StreamEnd.FAILED:
-            self._error = terminal.error
+            self._error = terminal  # its error is made for the reader: it may ask caller's objects
 
     # ---- leaving ----
 
@@ -156,12 +163,12 @@ class Stream(AsyncIterator[CQE]):
         self._is_open = False
         self._can_pause = False
         try:
-            if self.outcome is None and not self._is_paused and not self._ring.closed:
+            if self._ring._takers.get(self.number) is self._intake:
+                last = self._ring._loop.lasting_call()
+                self._closers.append(last)
                 self._ring._ask_to_cancel(self.number)
-                self._closer = self._ring._loop.lasting_call()
-                await self._closer
+                await last
         finally:
-            self._closer = None
             self._drop_unread()
             if self._is_paused:
                 self.outcome = StreamEnd.CANCELLED

@@ -53,6 +53,9 @@ class Reader(Protocol):
     def _take(self, news: CQE | Exception | None) -> None:
         """Take what has come."""
 
+    def _has(self, cqe: CQE) -> bool:
+        """Whether this is what it took last."""
+
 
 class Intake:
     """What the ring knows of a stream: enough for one that was dropped to be noticed."""
@@ -74,3 +77,8 @@ class Intake:
             stream._take(result)
         elif isinstance(result, CQE):
             self._let_go(result)
+
+    def has(self, cqe: CQE) -> bool:
+        """Whether the stream has taken it."""
+        stream = self._stream()
+        return stream is not None and stream._has(cqe)

@@ -282,5 +282,6 @@ def _give_up(
         elif result is not None:
             job.discard(result)
             if isinstance(result, CQE):
+                failure.late_result = result.res  # type: ignore[attr-defined]  # as Ring.do()
                 failure.add_note(f"{result.op!r} was done all the same: res is {result.res}")
     raise failure

@@ -1,5 +1,6 @@
 """trio."""
 
+import os
 from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any
@@ -57,6 +58,7 @@ class TrioLoop:
 
     def __init__(self) -> None:
         self.key = self._token = trio.lowlevel.current_trio_token()
+        self._pid = os.getpid()
         self._act: Callable[[], None] | None = None
         self._idle: trio.lowlevel.Task | None = None
         self._watched: tuple[int, Callable[[], None]] | None = None
@@ -78,7 +80,7 @@ class TrioLoop:
     def unwatch(self, fd: int) -> None:
         """End the system task."""
         self._watched = None
-        if self.is_here():
+        if self.is_here() and os.getpid() == self._pid:  # a child's epoll is its parent's
             trio.lowlevel.notify_closing(fd)
             self._scope.cancel()
 

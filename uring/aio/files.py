@@ -11,11 +11,11 @@ import warnings
 from collections.abc import Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, overload
 
+from uring.aio._backend import do
 from uring.aio._buffered import BufferedRandom, BufferedReader, BufferedWriter
 from uring.aio._iobase import IOBase
 from uring.aio._raw import FileIO
 from uring.aio._text import TextIOWrapper
-from uring.aio.backend import do
 from uring.operations import Openat
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ import stat as modes
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from uring._memory import PathLike
+from uring.aio._backend import do
 from uring.aio._contents import read_bytes, write_bytes
 from uring.aio._copies import copyfile
-from uring.aio.backend import do
 from uring.file_flags import AtFlags, StatxMask
 from uring.operations import (
     Fgetxattr,
