@@ -158,6 +158,18 @@ class _Reads(Window):
             raise
         return done
 
+    async def __anext__(self) -> bytes:
+        self._checked("readline of")
+        if not self._is_busy and self._end != NONE:
+            start = self._at
+            if (found := self._buffer.find(b"\n", start, self._end)) >= 0:
+                self._at = end = found + 1
+                return bytes(self._view[start:end])
+        line = await self._readline(-1)
+        if not line:
+            raise StopAsyncIteration
+        return line
+
     async def readline(self, size: int | None = -1, /) -> bytes:
         """Read up to the end of a line, or `size` bytes; empty at the end of the file."""
         limit = size_of(size)

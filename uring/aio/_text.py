@@ -111,6 +111,11 @@ class TextIOWrapper(TextBase):
     async def __anext__(self) -> str:
         self._check_open()
         self._telling = False
+        start, decoded = self._used, self._decoded
+        if self._is_plain and decoded and not self._is_busy:  # nearly always
+            end = self._used = decoded.find("\n", start) + 1 or start
+            if end > start:
+                return decoded[start:end]
         line = (not self._is_busy and self._line_at_hand()) or await self._readline(-1)
         if not line:
             self._snapshot = None

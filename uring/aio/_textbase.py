@@ -84,6 +84,8 @@ class TextBase(IOBase):
         )
         self._is_universal = newline is None or newline == ""
         self._line_end = newline or "\n"
+        self._is_plain = newline in {None, "\n"}
+        """Whether a line ends with a newline character, and with nothing else."""
         codec = codecs.lookup(self._encoding)
         self._codec_name = codec.name
         self._decoder: Any = None
@@ -120,6 +122,11 @@ class TextBase(IOBase):
         if buffer is None:
             raise ValueError("underlying buffer has been detached")
         return buffer
+
+    def _check_open(self) -> None:
+        buffer = self._buffer
+        if buffer is None or buffer._raw is None or buffer._raw._fd < 0:  # without a detour
+            super()._check_open()
 
     @property
     def closed(self) -> bool:

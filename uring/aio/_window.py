@@ -52,8 +52,9 @@ class Window(IOBase):
         return raw
 
     def _checked(self, doing: str) -> FileIO:
-        raw = self._attached()
-        if raw.closed:
+        raw = self._raw
+        if raw is None or raw._fd < 0:
+            self._attached()
             raise ValueError(f"{doing} closed file")
         return raw
 
