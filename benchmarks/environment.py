@@ -1,7 +1,8 @@
 """
 The environment that the benchmarks run in: this checkout of uring, its peers, matplotlib.
 
-It is made once, and brought up to date when the checkout or the versions below have changed.
+It is made once, and brought up to date when the checkout has changed, or the versions that its
+pyproject.toml names.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -18,9 +20,6 @@ ROOT = HERE.parent
 # What a build needs.
 SOURCES = ["LICENSE", "README.md", "build_uring.py", "pyproject.toml", "uring"]
 BUILT = shutil.ignore_patterns("*.so", "*.o", "__pycache__")
-# Exact, so that two runs compare the same things. One that does not install here is left out.
-PEERS = ["liburing==2026.3.30", "uring-api==0.1.0rc5"]
-PICTURE = ["matplotlib>=3.8"]  # the first that runs on Python 3.12
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +45,7 @@ def bring_up_to_date(folder: Path, python: Path) -> None:
     """Make the environment, or install anew what has changed."""
     with tempfile.TemporaryDirectory() as scratch:
         sources = copy_sources(Path(scratch))
-        state = f"{sys.version}\n{PEERS}\n{PICTURE}\n{digest(sources)}\n"
+        state = f"{sys.version}\n{digest(sources)}\n"
         stamp = folder / "uring-benchmarks"
         if python.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == state:
             return
@@ -54,10 +53,17 @@ def bring_up_to_date(folder: Path, python: Path) -> None:
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
         pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
         subprocess.run([*pip, str(sources)], check=True)
-        for package in PEERS + PICTURE:
+        for package in peers(sources):  # one that does not install here is left out
             if subprocess.run([*pip, package], check=False).returncode:
                 say(f"{package} does not install here: left out")
         stamp.write_text(state, encoding="utf-8")
+
+
+def peers(sources: Path) -> list[str]:
+    """Return what the dependency group `bench` names: the peers, and who draws the picture."""
+    with (sources / "pyproject.toml").open("rb") as file:
+        group: list[str] = tomllib.load(file)["dependency-groups"]["bench"]
+    return group
 
 
 def copy_sources(scratch: Path) -> Path:

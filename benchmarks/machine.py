@@ -3,14 +3,16 @@
 import importlib.metadata
 import os
 import platform
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 PACKAGES = ["uring", "liburing", "uring-api"]
+PLACE = ["processor", "cores", "kernel", "file system", "python"]
 IN_MEMORY = {"tmpfs", "ramfs"}
 
 
-def describe(folder: Path) -> dict[str, str]:
+def describe(folder: Path, packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     """Describe the machine, the kernel, the file system, Python and the packages."""
     found = {
         "processor": processor(),
@@ -19,7 +21,7 @@ def describe(folder: Path) -> dict[str, str]:
         "file system": filesystem(folder),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
     }
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -29,11 +31,10 @@ def describe(folder: Path) -> dict[str, str]:
 
 def sentence(found: Mapping[str, str]) -> str:
     """Put the description into one line."""
-    place = (
-        f"{found['processor']}, {found['cores']} cores; {found['kernel']};"
-        f" files on {found['file system']}; {found['python']}"
-    )
-    return ", ".join([place, *(f"{name} {found[name]}" for name in PACKAGES)])
+    packages = dict(found)
+    processor, cores, kernel, files, python = (packages.pop(name) for name in PLACE)
+    place = f"{processor}, {cores} cores; {kernel}; files on {files}; {python}"
+    return ", ".join([place, *(f"{name} {version}" for name, version in packages.items())])
 
 
 def processor() -> str:
@@ -53,3 +54,24 @@ def filesystem(path: Path) -> str:
         mounts[Path(fields.split()[4].replace("\\040", " "))] = kind.split()[0]
     path = path.resolve()
     return next((mounts[each] for each in (path, *path.parents) if each in mounts), "unknown")
+
+
+class Busy:
+    """How busy the machine is, from now on, with what is not this process."""
+
+    def __init__(self) -> None:
+        self._time = time.monotonic()
+        self._idle = _idle_seconds()
+        self._own = time.process_time()
+
+    def others(self) -> float:
+        """Return the share of all processors' time that others have had, 0..1."""
+        passed = (time.monotonic() - self._time) * (os.cpu_count() or 1)
+        used = passed - (_idle_seconds() - self._idle)
+        return max(0.0, (used - (time.process_time() - self._own)) / passed)
+
+
+def _idle_seconds() -> float:
+    """Return what all processors have been idle, which the kernel measures: it samples the rest."""
+    fields = Path("/proc/stat").read_text(encoding="ascii").split(maxsplit=6)
+    return (int(fields[4]) + int(fields[5])) / os.sysconf("SC_CLK_TCK")

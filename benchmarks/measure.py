@@ -12,10 +12,12 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from typing import Protocol
 
+import machine
 from cases import Task
 from ways import Way
-from work import Work
 
 from uring import Completions
 
@@ -28,6 +30,13 @@ class Entry:
     peer: str
     key: str
     way: Way
+    own_repeats: int = 0
+    """How often in one measurement, where that is not as the task says."""
+
+    @property
+    def repeats(self) -> int:
+        """How often in one measurement."""
+        return self.own_repeats or self.task.repeats
 
 
 @dataclass(frozen=True)
@@ -39,11 +48,36 @@ class Figure:
     max: float
 
 
-Figures = dict[tuple[str, str], Figure]
-"""By library and the name of its way."""
+Key = tuple[str, str]
+"""A library and the name of its way."""
+Figures = dict[Key, Figure]
+Samples = dict[Key, list[float]]
+"""Nanoseconds per operation in each round."""
 
 
-def check(entries: Sequence[Entry], work: Work) -> None:
+@dataclass(frozen=True)
+class Round:
+    """One measurement of a task: who needed how long, and how busy others were meanwhile."""
+
+    others: float
+    times: dict[Key, float]
+
+
+Shares = dict[Task, float]
+"""The largest share of the processors' time that others had in a round that counts, 0..1."""
+
+
+class Checked(Protocol):
+    """What is worked on, as far as the check before the measurement needs it."""
+
+    def clear(self) -> None:
+        """Forget what was read."""
+
+    def was_read(self, task: str, /) -> bool:
+        """Whether a way of the task has read what the file holds; true of one that reads none."""
+
+
+def check(entries: Sequence[Entry], work: Checked) -> None:
     """See that all ways of a task give the same results, before any is measured."""
     sums: dict[str, int] = {}
     for entry in entries:
@@ -66,16 +100,43 @@ def checksum(result: object) -> int:
 
 def measure(entries: Sequence[Entry], rounds: int) -> Figures:
     """Measure all entries so often, after a round that warms up and does not count."""
-    samples: dict[tuple[str, str], list[float]] = {(e.peer, e.key): [] for e in entries}
+    samples, _ = sample(entries, rounds)
+    return {key: figure_of(values) for key, values in samples.items()}
+
+
+def sample(entries: Sequence[Entry], rounds: int, *, counted: int = 0) -> tuple[Samples, Shares]:
+    """
+    Measure all entries so often: their times, and what others had of the processors meanwhile.
+
+    Args:
+        entries: what to measure.
+        rounds: how often, after a round that warms up and does not count.
+        counted: how many rounds of each task count: those in which others were least busy. 0: all.
+    """
+    taken: dict[Task, list[Round]] = {entry.task: [] for entry in entries}
     start = time.monotonic()
     for number in range(-1, rounds):
         progress(number, rounds, time.monotonic() - start)
-        for entry in shuffled(entries):
-            nanoseconds = timed(entry)
+        for task, group in groupby(shuffled(entries), key=lambda entry: entry.task):
+            busy = machine.Busy()
+            times = {(entry.peer, entry.key): timed(entry) for entry in group}
             if number >= 0:
-                samples[entry.peer, entry.key].append(nanoseconds)
+                taken[task].append(Round(busy.others(), times))
     progress(rounds, rounds, time.monotonic() - start)
-    return {key: Figure(statistics.median(s), min(s), max(s)) for key, s in samples.items()}
+    samples: Samples = {(entry.peer, entry.key): [] for entry in entries}
+    shares: Shares = {}
+    for task, all_rounds in taken.items():
+        quietest = sorted(all_rounds, key=lambda each: each.others)[: counted or rounds]
+        shares[task] = quietest[-1].others
+        for each in quietest:
+            for key, nanoseconds in each.times.items():
+                samples[key].append(nanoseconds)
+    return samples, shares
+
+
+def figure_of(values: Sequence[float]) -> Figure:
+    """Sum the rounds up."""
+    return Figure(statistics.median(values), min(values), max(values))
 
 
 def shuffled(entries: Sequence[Entry]) -> list[Entry]:
@@ -88,7 +149,7 @@ def shuffled(entries: Sequence[Entry]) -> list[Entry]:
 
 def timed(entry: Entry) -> float:
     """Do the task `repeats` times: nanoseconds per operation."""
-    way, repeats = entry.way, entry.task.repeats
+    way, repeats = entry.way, entry.repeats
     start = time.perf_counter_ns()
     way(repeats)
     return (time.perf_counter_ns() - start) / repeats / entry.task.operations

@@ -20,12 +20,9 @@ Rows = Mapping[str, Mapping[str, Figure]]
 
 def draw(path: Path, rows: Rows, caption: str) -> bool:
     """Draw the picture; False when matplotlib is not installed."""
-    try:  # after the measurement, which thousands of further objects would slow
-        matplotlib: Any = importlib.import_module("matplotlib")
-    except ModuleNotFoundError:
+    pyplot = plotter()
+    if pyplot is None:
         return False
-    matplotlib.use("Agg")
-    pyplot: Any = importlib.import_module("matplotlib.pyplot")
     growth = {task.title: rows[task.title] for task in RUNS if task.title in rows}
     others = {title: found for title, found in rows.items() if title not in growth}
     figure, (left, right) = pyplot.subplots(
@@ -33,10 +30,25 @@ def draw(path: Path, rows: Rows, caption: str) -> bool:
     )
     draw_cases(left, others)
     draw_growth(right, growth)
+    save(pyplot, figure, path, caption)
+    return True
+
+
+def plotter() -> Any:
+    """Import matplotlib.pyplot, to draw into files; None when it is not installed."""
+    try:  # after the measurement, which thousands of further objects would slow
+        matplotlib: Any = importlib.import_module("matplotlib")
+    except ModuleNotFoundError:
+        return None
+    matplotlib.use("Agg")
+    return importlib.import_module("matplotlib.pyplot")
+
+
+def save(pyplot: Any, figure: Any, path: Path, caption: str) -> None:
+    """Write a figure down, with a caption that says where it was measured."""
     figure.supxlabel(caption, fontsize=7, color="#555555", x=0.01, ha="left")
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
-    return True
 
 
 def draw_cases(axes: Any, rows: Rows) -> None:

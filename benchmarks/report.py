@@ -119,12 +119,15 @@ def write(
     path = folder / "results.json"
     path.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
     drawn = picture.draw(folder / "results.png", rows, machine.sentence(place))
-    readme = folder / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
     body = table(cases, figures, place, rounds=rounds, has_picture=drawn)
-    readme.write_text(f"{before}{BEGIN}\n\n{body}\n\n{END}{after}", encoding="utf-8")
+    refresh(folder / "README.md", BEGIN, body)
+
+
+def refresh(path: Path, begin: str, body: str) -> None:
+    """Replace what stands in a text between a line that begins the results and their end."""
+    before, _, rest = path.read_text(encoding="utf-8").partition(begin)
+    _, _, after = rest.partition(END)
+    path.write_text(f"{before}{begin}\n\n{body}\n\n{END}{after}", encoding="utf-8")
 
 
 def table(

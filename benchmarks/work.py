@@ -78,7 +78,7 @@ class Work:
         self.file = path.open("rb", buffering=0)
         os.fsync(self.file.fileno())
         self.written = (folder / "written").open("w+b", buffering=0)
-        self.direct, self.direct_refusal = self._open_direct(path)
+        self.direct, self.direct_refusal = open_direct(path, self.pages[0])
         here, elsewhere = _processors()
         client = [sys.executable, str(CLIENT), str(floor)]
         one, many = [*client, str(here)], [*client, str(elsewhere)]
@@ -88,23 +88,6 @@ class Work:
             "TCP x1": Line("TCP", 1, trips=200, client=one),
             "TCP x50": Line("TCP", 50, trips=10, client=many),
         }
-
-    def _open_direct(self, path: Path) -> tuple[int, str]:
-        """Open the file with O_DIRECT: (descriptor, ""), or (-1, why not)."""
-        kind = machine.filesystem(path)
-        refusal = f"O_DIRECT is left out: on {kind}, where {path.parent.parent} is, "
-        if kind in machine.IN_MEMORY:
-            return -1, f"{refusal}there is no disk"
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
-        except OSError as error:
-            return -1, f"{refusal}open says {error.strerror}"
-        try:
-            os.preadv(fd, [self.pages[0]], 0)
-        except OSError as error:
-            os.close(fd)
-            return -1, f"{refusal}a read of 4 KiB says {error.strerror}"
-        return fd, ""
 
     def clear(self) -> None:
         """Zero what is read into, so that it can be seen who has read."""
@@ -136,6 +119,24 @@ class Work:
         self.written.close()
         if self.direct != -1:
             os.close(self.direct)
+
+
+def open_direct(path: Path, page: mmap.mmap) -> tuple[int, str]:
+    """Open a file with O_DIRECT, and read one page: (descriptor, ""), or (-1, why not)."""
+    kind = machine.filesystem(path)
+    refusal = f"O_DIRECT is left out: on {kind}, where {path.parent.parent} is, "
+    if kind in machine.IN_MEMORY:
+        return -1, f"{refusal}there is no disk"
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    except OSError as error:
+        return -1, f"{refusal}open says {error.strerror}"
+    try:
+        os.preadv(fd, [page], 0)
+    except OSError as error:
+        os.close(fd)
+        return -1, f"{refusal}a read of 4 KiB says {error.strerror}"
+    return fd, ""
 
 
 def _processors() -> tuple[int, int]:

@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from aio import KITS, Kit
 
 import uring
+import uring.aio
 from uring import _memory
 from uring._ffi import lib
+from uring.aio import _backend
 from uring.flags import RegisterOpcode
 
 LAYOUTS: Final = json.loads((Path(__file__).parent / "data" / "layouts.json").read_text("ascii"))
@@ -367,3 +370,25 @@ def missing_page() -> Iterator[tuple[mmap.mmap, int, threading.Event]]:
     released.set()
     giver.join()
     os.close(fd)
+
+
+# ---- for uring.aio ----
+
+
+@pytest.fixture(params=KITS, ids=lambda kit: kit.name)
+def kit(request: pytest.FixtureRequest) -> Kit:
+    """Give each kind of event loop."""
+    made: Kit = request.param
+    return made
+
+
+@pytest.fixture
+def undecided(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Begin and end without a choice of backend, and without a warning having been given."""
+    monkeypatch.delenv(_backend.ENVIRONMENT, raising=False)
+    choice = _backend._choice
+    uring.aio.use_backend(None)
+    choice.has_warned = False
+    yield
+    uring.aio.use_backend(None)
+    choice.has_warned = False

@@ -245,7 +245,7 @@ def test_completions_slice_keeps_each_operation_with_its_completion(size: int, p
 
 @given(ROWS, st.sampled_from([16, 32, 40]))
 def test_completions_columns_are_the_numbers(rows: list[Row], cqe_size: int) -> None:
-    """Each column is a read-only memoryview with one number of the right sign per completion."""
+    """Columns are read-only memoryviews of the numbers, signed as they are; rows have the same."""
     completions = batch(rows, cqe_size=cqe_size, extra=b"\xff" * (cqe_size - 16))
     columns = completions.user_data, completions.res, completions.flags
     for place, (column, code) in enumerate(zip(columns, "QiI", strict=True)):
@@ -253,6 +253,7 @@ def test_completions_columns_are_the_numbers(rows: list[Row], cqe_size: int) -> 
         assert column.format == code
         assert column.readonly
         assert column.tolist() == [row[place] for row in rows]
+    assert [*completions._rows()] == [(*row, None) for row in rows]
 
 
 def test_completions_big_cqe_is_of_those_that_have_it() -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import http.client
 import os
 import pty
 import re
@@ -31,6 +32,8 @@ LINES: Final = {
     "read_only_ring.py": 95,  # what a ring may do, what it may not, and how one gets round that
     "fixed_io.py": 101,  # reads and writes, registered and not, from the cache and from the disk
     "echo_multishot.py": 167,  # a server, and the clients that show it
+    "aio_echo.py": 110,  # the same in tasks
+    "aio_static_server.py": 180,  # as much of HTTP as it takes for a browser, and for no more
     "splice_proxy.py": 182,  # a proxy, another one to compare, a client and a target
 }
 
@@ -103,11 +106,11 @@ def test_example_is_short(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_example_imports_nothing_but_uring_and_the_standard_library(path: Path) -> None:
-    """Every example imports the standard library and `uring` itself, and nothing below it."""
+    """Every example imports the standard library, `uring` or `uring.aio`, and nothing below."""
     imported = re.findall(r"^ *(?:import|from) +([\w.]+)", path.read_text(), re.MULTILINE)
-    assert "uring" in imported
-    others = {name.partition(".")[0] for name in imported if name != "uring"}
-    assert others <= sys.stdlib_module_names
+    others = {*imported} - {"uring", "uring.aio"}
+    assert others != {*imported}
+    assert {name.partition(".")[0] for name in others} <= sys.stdlib_module_names
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
@@ -864,6 +867,283 @@ def test_echo_multishot_reports_what_it_cannot_do(server: Server) -> None:
     finished = run("echo_multishot.py", "--port", "65536")
     assert finished.returncode == 1
     assert finished.stderr.endswith(b"error: bind(): port must be 0-65535.\n")
+
+
+# ---- aio_echo ----
+
+
+@pytest.fixture(params=[16, 1], ids=["16 buffers", "1 buffer"])
+def aio_echo(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Give a server with some buffers, or with one, on a free port."""
+    sizes = ("--port", "0", "--buffers", str(request.param))
+    with running(command("aio_echo.py", *sizes)) as server:
+        yield server
+
+
+def test_aio_echo_shows_itself_without_arguments() -> None:
+    """By itself it serves clients of its own, whose bytes come back, and ends with status 0."""
+    finished = run("aio_echo.py")
+    assert (finished.returncode, finished.stderr) == (0, b"")
+    assert re.fullmatch(
+        rb"listening on 127\.0\.0\.1:\d+\n"
+        rb"50 clients got back the 10000000 bytes that they had sent\n"
+        rb"served 50 connections, 10000000 bytes\n",
+        finished.stdout,
+    )
+
+
+def test_aio_echo_says_that_a_client_got_other_bytes() -> None:
+    """When other bytes are sent than were received, it ends with one line on stderr."""
+    change = (
+        "Send = uring.Send\n"
+        "uring.Send = lambda client, received: Send(client, bytes(len(received)))"
+    )
+    assert_fails(run_after(change, "aio_echo.py"), "a client did not get back what it had sent")
+
+
+def test_aio_echo_serves_fifty_connections_at_once(aio_echo: Server) -> None:
+    """50 clients get their own 100 KB back, however few buffers there are."""
+    with ExitStack() as stack:
+        clients = [stack.enter_context(aio_echo.connect()) for _ in range(50)]
+        sent = [pattern(100_000 + number)[number:] for number in range(50)]
+        with ThreadPoolExecutor(50) as pool:
+            received = list(pool.map(echo, clients, sent))
+    assert received == sent
+    assert aio_echo.stop() == (0, b"served 50 connections, 5000000 bytes\n", b"")
+
+
+def test_aio_echo_serves_others_while_clients_do_not_read(aio_echo: Server) -> None:
+    """Twenty clients that read nothing keep no buffer from another; Ctrl-C ends all of them."""
+    with ExitStack() as stack:
+        for _ in range(20):
+            send_until_full(stack.enter_context(aio_echo.connect()))
+        other = stack.enter_context(aio_echo.connect())
+        assert echo(other, pattern(300_000)) == pattern(300_000)
+        status, stdout, stderr = aio_echo.stop()
+    assert (status, stderr) == (0, b"")
+    assert stdout.startswith(b"served 21 connections, ")
+
+
+def test_aio_echo_survives_a_connection_that_is_reset(aio_echo: Server) -> None:
+    """A reset ends that connection only, and its descriptor is closed."""
+    assert_survives_resets(aio_echo)
+
+
+@pytest.mark.slow
+def test_aio_echo_pauses_when_there_are_no_descriptors() -> None:
+    """With its descriptors used up it says so, uses no processor, and recovers."""
+    limit = "resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))"
+    with (
+        running(python_after(limit, "aio_echo.py", "--port", "0")) as server,
+        ExitStack() as stack,
+    ):
+        clients = [stack.enter_context(server.connect()) for _ in range(12)]
+        for _ in range(3):
+            assert b"Too many open files" in server.wait_for_error()
+        assert processor_seconds(server.child.pid) < 1
+        for client in clients:  # each one that ends makes room for the next
+            assert echo(client, b"text") == b"text"
+        status, stdout, _ = server.stop()
+    assert (status, stdout) == (0, b"served 12 connections, 48 bytes\n")
+
+
+def test_aio_echo_reports_what_it_cannot_do(server: Server) -> None:
+    """A port in use, one out of range, and a wrong number of buffers are one line each."""
+    assert_fails(run("aio_echo.py", "--port", str(server.address[1])), "in use")
+    assert_fails(run("aio_echo.py", "--port", "0", "--buffers", "3"), "use 4")
+    finished = run("aio_echo.py", "--port", "65536")
+    assert finished.returncode == 1
+    assert b"error: bind(): port must be 0-65535.\n" in finished.stderr
+
+
+# ---- aio_static_server ----
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """Make a directory to be served, beside what must not be."""
+    site = tmp_path / "site"
+    (site / "sub").mkdir(parents=True)
+    (site / "index.html").write_bytes(b"<p>hello")
+    (site / "a b.txt").write_bytes(b"text")
+    (site / "empty").write_bytes(b"")
+    (site / "large").write_bytes(pattern(3_000_000))
+    (tmp_path / "secret").write_bytes(b"secret")
+    (site / "out").symlink_to("../secret")
+    (site / "in").symlink_to("index.html")
+    os.mkfifo(site / "pipe")
+    return site
+
+
+@pytest.fixture
+def static(site: Path) -> Iterator[Server]:
+    """Serve it."""
+    with running(command("aio_static_server.py", site, "--port", "0")) as server:
+        yield server
+        assert server.stop() == (0, b"", b"")
+
+
+def exchanged(server: Server, sent: bytes, *, is_split: bool = False) -> bytes:
+    """What comes back until the server closes, when all was sent at once or byte by byte."""
+    with server.connect() as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for part in [sent[i : i + 1] for i in range(len(sent))] if is_split else [sent]:
+            client.send(part)
+        return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+def test_aio_static_server_answers_on_one_connection(static: Server, site: Path) -> None:
+    """GET and HEAD of several files, and of one that is missing, share a connection."""
+    client = http.client.HTTPConnection(*static.address, timeout=SECONDS)
+    files = [("/", "index.html", "text/html"), ("/a%20b.txt?x=/..", "a b.txt", "text/plain")]
+    files += [(f"/{name}", name, "application/octet-stream") for name in ("large", "empty", "in")]
+    used = None
+    for _ in range(3):
+        for target, name, kind in files:
+            for method in ("HEAD", "GET"):
+                client.request(method, target)
+                used = used or client.sock
+                assert client.sock is used
+                with client.getresponse() as response:
+                    content = (site / name).read_bytes()
+                    assert (response.status, response.headers["Content-Type"]) == (200, kind)
+                    assert int(response.headers["Content-Length"]) == len(content)
+                    assert response.read() == (content if method == "GET" else b"")
+        client.request("GET", "/none")
+        assert client.getresponse().read() == b"404 Not Found\n"
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("/none", 404),
+        ("/large/none", 404),
+        ("/pipe", 404),
+        (f"/{'x' * 300}", 404),
+        ("/%ff%fe", 404),
+        ("/sub", 301),
+        ("/sub/", 404),
+        ("/%00", 400),
+        ("/out", 403),
+        ("/../secret", 403),
+        ("/%2e%2e/secret", 403),
+        ("/..%2fsecret", 403),
+        ("/sub/../../secret", 403),
+        ("//etc/passwd", 404),
+        ("/sub/../index.html", 200),
+        ("http://example.org/index.html", 200),
+    ],
+)
+def test_aio_static_server_keeps_to_its_directory(static: Server, target: str, status: int) -> None:
+    """Each target has its status, and nothing from outside is shown."""
+    answer = exchanged(static, f"GET {target} HTTP/1.1\r\nConnection: close\r\n\r\n".encode())
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+    assert b"\r\nConnection: close\r\n" in answer
+    assert b"secret" not in answer
+
+
+def test_aio_static_server_does_not_send_what_the_client_has(static: Server, site: Path) -> None:
+    """With the file's entity tag it answers 304 and no more, until the file has changed."""
+    client = http.client.HTTPConnection(*static.address, timeout=SECONDS)
+    for content in (b"first", b"second"):
+        (site / "page.html").write_bytes(content)
+        client.request("GET", "/page.html")
+        response = client.getresponse()
+        assert response.read() == content
+        tag = response.headers["ETag"]
+        for known in (tag, f'"other", W/{tag}'):
+            client.request("GET", "/page.html", headers={"If-None-Match": known})
+            response = client.getresponse()
+            assert (response.status, response.read()) == (304, b"")
+            assert response.headers["ETag"] == tag
+    client.close()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"nonsense\r\n\r\n",
+        b"\r\n\r\n",
+        b"GET /\r\n\r\n",
+        b"GET / HTTP/2.0\r\n\r\n",
+        b"GET index.html HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nno field\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost : space\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\nX: b\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: 4\r\n\r\ntext",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX: " + bytes(20_000),
+    ],
+)
+def test_aio_static_server_refuses_what_it_does_not_understand(static: Server, sent: bytes) -> None:
+    """What is no request that it can answer is 400, and the end of the connection."""
+    answer = exchanged(static, sent)
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n")
+    assert answer.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize("is_split", [False, True])
+def test_aio_static_server_answers_in_order(static: Server, *, is_split: bool) -> None:
+    """Requests that come at once, or byte by byte, are answered one after the other."""
+    requests = b"GET / HTTP/1.1\r\n\r\nDELETE / HTTP/1.1\r\n\r\nGET /empty HTTP/1.0\r\n\r\nGET /"
+    answers = exchanged(static, requests, is_split=is_split).split(b"HTTP/1.1 ")
+    assert [answer[:3] for answer in answers] == [b"", b"200", b"405", b"200"]
+    assert answers[1].endswith(b"\r\n\r\n<p>hello")
+
+
+def test_aio_static_server_lets_go_of_clients_that_leave(static: Server) -> None:
+    """200 clients that leave amid a request or a response leave no descriptor open."""
+    get = b"GET /large HTTP/1.1\r\n\r\n"
+    assert exchanged(static, get.replace(b"1.1", b"1.0"))[-12:] == pattern(3_000_000)[-12:]
+    before = static.descriptors()
+    for number in range(200):
+        with static.connect() as client:
+            client.sendall(get[:9] if number % 2 else get * 3)
+            if number % 3 == 0 and number % 2 == 0:
+                assert client.recv(1000)[:9] == b"HTTP/1.1 "
+            if number % 5 == 0:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    deadline = time.monotonic() + SECONDS
+    while static.descriptors() > before:  # nothing else tells that the server has noticed
+        assert time.monotonic() < deadline
+    answer = exchanged(static, get.replace(b"1.1", b"1.0"))
+    assert answer.partition(b"\r\n\r\n")[2] == pattern(3_000_000)
+
+
+def test_aio_static_server_reports_what_it_cannot_do(server: Server, tmp_path: Path) -> None:
+    """A directory that is none, and a port in use, are one line each."""
+    assert_fails(run("aio_static_server.py", tmp_path / "none"), "No such file or directory")
+    assert_fails(run("aio_static_server.py", tmp_path, "--port", str(server.address[1])), "in use")
+
+
+# ---- aio_wc ----
+
+
+def test_aio_wc_counts_as_wc_does(tmp_path: Path) -> None:
+    """Lines, words and bytes of 300 files, with words across the parts that are read, and all."""
+    paths = [tmp_path / f"file {number}" for number in range(300)]
+    for number, path in enumerate(paths):
+        path.write_bytes(b"a word\n" * number + b" x" * (number % 3) * 200_000)
+    finished = run("aio_wc.py", *paths)
+    assert (finished.returncode, finished.stderr) == (0, b"")
+    total = [0, 0, 0]
+    lines = finished.stdout.decode().splitlines()
+    for path, line in zip(paths, lines, strict=False):
+        content = path.read_bytes()
+        expected = [content.count(b"\n"), len(content.split()), len(content)]
+        assert line.split(maxsplit=3) == [*map(str, expected), str(path)]
+        total = [a + b for a, b in zip(total, expected, strict=True)]
+    assert lines[len(paths) :] == ["{:8} {:8} {:9} total, by way of io_uring".format(*total)]
+
+
+def test_aio_wc_names_what_it_cannot_read(tmp_path: Path) -> None:
+    """A file that is missing is one line on stderr, and the others are counted."""
+    (tmp_path / "file").write_bytes(b"text\n")
+    finished = run("aio_wc.py", tmp_path / "none", tmp_path / "file")
+    assert finished.returncode == 1
+    assert finished.stderr.decode() == f"{tmp_path / 'none'}: No such file or directory\n"
+    assert finished.stdout.startswith(b"       1        1         5 ")
 
 
 # ---- splice_proxy ----

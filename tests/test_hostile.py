@@ -570,3 +570,21 @@ def test_buffer_select_needs_a_group() -> None:
 def test_memoryview_dies_in_a_cycle_with_what_lends_it() -> None:
     """The collector clears a memoryview and what has pinned it, in whatever order it likes."""
     _run("numbers", "memoryview_dies_in_a_cycle_with_what_lends_it")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ctrl_c_frees_all_buffers",
+        "ctrl_c_ends_a_run_of_trio",
+        "collector_at_every_allocation",
+        "coroutines_closed_by_another_threads_collector",
+        "loop_closed_under_its_tasks",
+        "exit_with_work_in_flight",
+        "forks_within_a_running_loop",
+        "storms_of_cancellations",
+    ],
+)
+def test_loops(name: str) -> None:
+    """What is done to an event loop does no harm to the memory and descriptors of its ring."""
+    _run("loops", name)

@@ -78,6 +78,34 @@ def test_inflight_holds_a_record_until_its_terminal_completion() -> None:
     assert (len(table), first in table, table.numbers()) == (0, False, [])
 
 
+def test_inflight_is_empty_before_and_after_and_not_between() -> None:
+    """However the one or the many are kept, `is_empty` is False until the last has ended."""
+    table = InFlight()
+    assert table.is_empty
+    table.single = record(1)
+    assert not table.is_empty
+    table.index()  # into the entries
+    assert not table.is_empty
+    post(table, 1)
+    assert table.is_empty
+    table.add([0, record(2), record(3)])  # kept as they were submitted
+    assert not table.is_empty
+    post(table, 2)
+    assert not table.is_empty
+    post(table, 3)
+    assert table.is_empty
+
+
+def test_inflight_is_not_empty_while_a_ring_runs_a_batch(ring_refusal: str) -> None:
+    """A run counts, though its completions come to nobody else."""
+    assert not ring_refusal
+    with uring.Ring(8) as ring:
+        run, _ = ring._set_off(uring.Batch([uring.Timeout(60)]))
+        assert not ring._in_flight.is_empty
+        ring._leave(run)
+        assert ring.run([uring.Nop()]).raise_first().res.tolist() == [0]
+
+
 def test_inflight_looking_up_changes_nothing() -> None:
     """Looking a number up, any number of times, leaves the table as it was."""
     first = record(1)
@@ -562,8 +590,9 @@ class Model(RuleBasedStateMachine):
 
     @invariant()
     def agrees(self) -> None:
-        """Length, numbers and membership are the model's."""
+        """Length, numbers and membership are the model's; what is in flight is never overlooked."""
         left = sum(len(group) - self.ended.get(n, 0) for n, group in self.alive.items())
+        assert not (self.table.is_empty and left)
         assert len(self.table) == left
         assert sorted(self.table.numbers()) == sorted(self.alive)
         for group in self.alive.values():

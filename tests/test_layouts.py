@@ -314,6 +314,8 @@ OTHERS: Final = {
     "uring._sockaddr._INET6": "struct sockaddr_in6",
     "uring._structures.EPOLL_EVENT": "struct epoll_event: test_operations_polling",
     "uring._structures._SIGINFO": "siginfo_t of the C library: test_operations_processes",
+    "uring.aio._cookies._PARTS": "what io packs into a text file's position: test_aio_files",
+    "uring.aio._threads._IOVEC": "struct iovec",
     "uring.completions._BIG_CQE": "the two numbers behind a CQE of 16 bytes",
     "uring.operations.socket_commands._INT": "one int, the value of an option",
     "uring.registry.bpf._INSTRUCTION": "struct sock_filter in linux/filter.h",

@@ -3,6 +3,7 @@ Linux io_uring for Python.
 
 The layers, from the top; each imports only from those below it:
 
+    aio                                     operations awaited on event loops; import it by name
     __main__                                what this machine allows, and a self-check
     _table                                  each number of the kernel's, and what stands for it
     ring                                    Ring: queue -> submit -> wait -> copy out

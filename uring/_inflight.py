@@ -55,6 +55,11 @@ class InFlight(Claims):
         self.has_pledges = False
         """Whether completions must be looked at one by one: see _pledges."""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no operation is in flight, as far as can be told at once; False may be wrong."""
+        return self.is_quiet and self.recent is None and self.single is None and not self.runs
+
     def __len__(self) -> int:
         self.index()
         groups = self.shared.values()

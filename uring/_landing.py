@@ -27,6 +27,7 @@ _NOTIF: Final = int(CQEFlags.NOTIF)
 _CANCELLED: Final = -errno.ECANCELED
 _BUFFER: Final = int(CQEFlags.BUFFER)
 _BUF_MORE: Final = int(CQEFlags.BUF_MORE)
+_GROUPS: Final = BufferRing, SendBufferRing
 
 
 class LandingSide(Core):
@@ -70,19 +71,20 @@ class LandingSide(Core):
                 continue
             pin = subject.memory
             group = pin.group if isinstance(pin, GroupPin) else pin
-            if isinstance(group, BufferRing | SendBufferRing):
+            if isinstance(group, _GROUPS):
+                res = results[index]
                 lease = landing.lease(
                     group._block,
                     flag >> CQE_BUFFER_SHIFT,
-                    max(0, results[index]),
-                    has_more=bool(flag & _BUF_MORE),
+                    res if res > 0 else 0,  # noqa: FURB136 - a call of max() costs as much as a view
+                    has_more=flag & _BUF_MORE != 0,
                 )
                 if isinstance(group, BufferRing):
                     memory = pin.with_lease(lease) if isinstance(pin, GroupPin) else lease
                     subjects[index] = Answer(subject.operation, memory)
                 else:
                     landing.sent.append(lease)
-                    group._block.is_unsure = group._block.is_unsure or results[index] < 0
+                    group._block.is_unsure = group._block.is_unsure or res < 0
         return landing
 
     @staticmethod

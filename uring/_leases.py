@@ -185,6 +185,7 @@ class Block:
 class _Return(functools.partial[int]):
     """What happens when the last view of a buffer is gone: the kernel gets it back."""
 
+    __slots__ = ("block",)
     block: Block
     """What has the memory."""
 
@@ -236,6 +237,13 @@ class Landing:
             length: how many bytes it is about.
             has_more: whether the kernel goes on filling the last buffer (CQE_F_BUF_MORE).
         """
+        known = self.stays.get(block)
+        if known is not None and has_more and known[0] == bid:  # most of all, in one buffer
+            _, memory, start = known
+            stop = start + length
+            if stop <= block.lengths[bid]:
+                self.stays[block] = bid, memory, stop
+                return Lease((memory[start:stop],))
         views = []
         left = length
         while True:

@@ -27,7 +27,7 @@ from uring._order import check_drains, notifies
 from uring._setup import RingParams
 from uring._submission import SubmissionSide
 from uring.batch import Batch
-from uring.completions import Completions, close_all, uncollected_descriptors
+from uring.completions import CQE, Completions, close_all, uncollected_descriptors
 from uring.errors import UringError
 from uring.flags import RegisterOpcode, SQEFlags
 from uring.operations import AsyncCancel
@@ -117,6 +117,14 @@ class Run:
         """The results, in the order of the operations."""
         return Completions(bytes(self.landed), self.subjects, self.cqe_size)
 
+    def landings(self) -> list[CQE]:
+        """The completions that have come."""
+        if self.shim.first_number != self.first:  # not begun
+            return []
+        return [
+            cqe for cqe in self.completions()[: int(self.shim.placed)] if cqe.flags != _NOT_POSTED
+        ]
+
     def unended(self) -> list[int]:
         """The indices of what was placed and has posted nothing yet."""
         flags = self.completions().flags.tolist()
@@ -147,6 +155,10 @@ class Run:
             if self._opened is None:  # no call between this and the store
                 self._opened = opened
         close_all(self._opened)
+
+    def let_go(self) -> None:
+        """Hold no memory any more: a traceback may still have it when it has ended."""
+        self.batch, self.pins, self.own_pins, self.subjects = _NO_BATCH, (), (), ()
 
 
 class RunSide(SubmissionSide, CompletionSide):
@@ -212,9 +224,14 @@ class RunSide(SubmissionSide, CompletionSide):
         end_ns = -1 if timeout is None else deadline_ns(timeout)
         if self._is_disabled:
             self._fail("io_uring_enter", -errno.EBADFD)
-        batch = operations if isinstance(operations, Batch) else Batch(operations)
+        batch = self._checked(operations)
         if not batch._count:
             return batch._nothing
+        return self._run(batch, end_ns)
+
+    def _checked(self, operations: Batch | Iterable[Queueable]) -> Batch:
+        """Refuse a batch that this ring cannot run."""
+        batch = operations if isinstance(operations, Batch) else Batch(operations)
         if batch._longest_chain > self._params.sq_entries:
             raise ValueError(
                 f"a chain of {batch._longest_chain} operations does not fit in"
@@ -226,7 +243,7 @@ class RunSide(SubmissionSide, CompletionSide):
             with self._lock:  # not between somebody's last look and what he queues upon it
                 self._check_queued()
                 self._in_flight.has_drained = True
-        return self._run(batch, end_ns)
+        return batch
 
     def _run(self, batch: Batch, end_ns: int) -> Completions:  # noqa: PLR0912 - calls cost
         in_flight, size = self._in_flight, self._cqe_size
@@ -429,3 +446,56 @@ class RunSide(SubmissionSide, CompletionSide):
                 self._settle(run)
                 if run.in_flight and run is not self._cancelling and self._refusal is None:
                     self._cancel(run.numbers_of(run.unended()))
+
+    # ---- for who does not wait here, but is told by an eventfd: see uring.aio ----
+
+    def _set_off(self, batch: Batch) -> tuple[Run, int]:
+        """Begin a run, and go as far as is possible without waiting: as `_go_on`."""
+        run = Run(batch, self._cqe_size)
+        run.first = self._draw(batch._count)
+        try:
+            self._claim(run)
+            return run, self._kept_going(run, _uring_run_begin(self._shim, run.shim, run.first))
+        except BaseException:
+            self._leave(run)
+            raise
+
+    def _go_on(self, run: Run) -> int:
+        """
+        Go on with a run: 0 when it has ended.
+
+        EAGAIN when there is nothing to do before another completion comes; EINTR when there is,
+        and it has taken so long that others should have a turn.
+        """
+        return self._kept_going(run, lib.uring_run(self._shim, run.shim))
+
+    def _kept_going(self, run: Run, result: int) -> int:
+        while result == -errno.ENOBUFS:
+            self._keep_completions()
+            result = lib.uring_run(self._shim, run.shim)
+        if result not in {0, -errno.EAGAIN, -errno.EINTR}:
+            self._fail("io_uring_enter", result)
+        return -result
+
+    def _results(self, run: Run) -> Completions:
+        """What a run that has ended has come to."""
+        self._check_open()
+        made = run.completions()
+        completions = _new(run.batch._completions)
+        completions._count, completions._raw = made._count, made._raw
+        completions._subjects, completions._size = made._subjects, made._size
+        self._drop(run)
+        return completions
+
+    def _leave(self, run: Run) -> None:
+        """Let a run that nobody waits for any more go when it has ended; nothing more is begun."""
+        lib.uring_run_stop(run.shim)
+        run.is_orphan = True
+        self._settle(run)
+        if run.first not in self._in_flight.runs:
+            run.let_go()
+
+    def _cancel_run(self, run: Run) -> None:
+        """Ask the kernel to end what is in flight of a run; it begins nothing more."""
+        lib.uring_run_stop(run.shim)
+        self._cancel(run.numbers_of(run.unended()))

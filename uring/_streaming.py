@@ -54,6 +54,22 @@ _FINISHED: Final = StreamEnd.FINISHED
 _FAILED: Final = StreamEnd.FAILED
 
 
+def end_of(op: Queueable, terminal: CQE) -> StreamEnd:
+    """Why the terminal completion has ended it."""
+    number = -terminal.res
+    if number in op._ordinary or terminal.is_notification:
+        return StreamEnd.FINISHED
+    if number > 0:
+        ends = {
+            errno.ENOBUFS: StreamEnd.NO_BUFFERS,
+            errno.ECANCELED: StreamEnd.CANCELLED,
+        }
+        return ends.get(number, StreamEnd.FAILED)
+    if number == 0 and op._ends_with_zero and terminal.buffer_id is None:
+        return StreamEnd.END_OF_FILE
+    return StreamEnd.FINISHED
+
+
 class Stream(Iterator[CQE]):
     """
     The completions of one operation, as they come: `Ring.stream()` makes it.
@@ -110,21 +126,6 @@ class Stream(Iterator[CQE]):
             if self.outcome is None and not ring._wait_beyond(had, end_ns):
                 raise TimeoutError(errno.ETIMEDOUT, f"no completion came within {timeout} s")
         return None
-
-    def _note_end(self, cqe: CQE) -> StreamEnd:
-        """Why the terminal completion has ended it."""
-        number = -cqe.res
-        if number in self.op._ordinary or cqe.is_notification:
-            return StreamEnd.FINISHED
-        if number > 0:
-            ends = {
-                errno.ENOBUFS: StreamEnd.NO_BUFFERS,
-                errno.ECANCELED: StreamEnd.CANCELLED,
-            }
-            return ends.get(number, StreamEnd.FAILED)
-        if number == 0 and self.op._ends_with_zero and cqe.buffer_id is None:
-            return StreamEnd.END_OF_FILE
-        return StreamEnd.FINISHED
 
     def close(self) -> None:
         """
@@ -238,7 +239,7 @@ class StreamSide(RunSide):
                 continue
             place = numbers.index(number)
             cqe, left = kept[place], without(kept, place)
-            outcome = None if cqe.more else stream._note_end(cqe)
+            outcome = None if cqe.more else end_of(stream.op, cqe)
             terminal, still = (None, streamed) if cqe.more else (cqe, streamed - {number})
             if is_dropped:
                 unread = [None, *descriptors_of(cqe)]

@@ -1,0 +1,242 @@
+"""Asynchronous files do what the built-in ones do."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aio_scripts import (
+    BYTES_SCRIPTS,
+    TEXT_SCRIPTS,
+    Opened,
+    Step,
+    bytes_files,
+    differences,
+    make_folders,
+    text_files,
+)
+from hypothesis import given, settings
+
+from uring.aio import files
+
+SETTINGS = settings(max_examples=250, deadline=None)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a folder with one place for each kind of file."""
+    return make_folders(tmp_path_factory.mktemp("files"))
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[asyncio.Runner]:
+    """Give one loop for many scripts."""
+    with asyncio.Runner() as made:
+        yield made
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Give the path of a file of three lines."""
+    made = tmp_path / "file"
+    made.write_bytes(b"one\ntwo\r\nthree")
+    return made
+
+
+# ---- as the built-in files ----
+
+
+@SETTINGS
+@given(opened=bytes_files(), script=BYTES_SCRIPTS)
+def test_binary_files_do_what_the_built_in_ones_do(
+    opened: Opened, script: list[Step], runner: asyncio.Runner, folder: Path
+) -> None:
+    """The same calls give the same results, exceptions, positions and bytes."""
+    assert runner.run(differences(opened, script, folder)) == []
+
+
+@SETTINGS
+@given(opened=text_files(), script=TEXT_SCRIPTS)
+def test_text_files_do_what_the_built_in_ones_do(
+    opened: Opened, script: list[Step], runner: asyncio.Runner, folder: Path
+) -> None:
+    """The same calls give the same results, exceptions, cookies and bytes."""
+    assert runner.run(differences(opened, script, folder)) == []
+
+
+WRONG_ARGUMENTS: list[tuple[Any, ...]] = [
+    *[(mode,) for mode in ("", "b", "rr", "rw", "z", "rbt", "r++", "U", "bt", "+", "rt+b")],
+    *[("rb", -1, "utf-8"), ("rb", -1, None, "strict"), ("rb", -1, None, None, "\n")],
+    *[("r", 0), ("w", 0), ("r", -1, "nonsense"), ("r", -1, "hex")],
+    *[("r", -1, None, None, "x"), ("r", -1, None, None, b"\n"), (b"r",), (None,), ("r", "x")],
+    ("r", -1, None, None, None, False),
+]
+
+
+def _raised(call: Callable[[], Any]) -> tuple[Any, ...]:
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - compared
+        call()
+    error = caught.value
+    args: tuple[Any, ...] = () if isinstance(error, TypeError) else error.args
+    return type(error), args, getattr(error, "filename", None)
+
+
+def _run_open(*args: Any, **keywords: Any) -> Any:
+    async def body() -> Any:
+        return await files.open(*args, **keywords)
+
+    return asyncio.run(body())
+
+
+def _give(result: object, *_args: object) -> object:
+    return result
+
+
+@pytest.mark.parametrize("args", WRONG_ARGUMENTS, ids=repr)
+def test_open_refuses_what_the_built_in_one_refuses(args: tuple[Any, ...], path: Path) -> None:
+    """Wrong arguments raise the same exceptions, and leave no descriptor open."""
+    theirs = _raised(partial(open, path, *args))
+    assert _raised(partial(_run_open, path, *args)) == theirs
+
+
+@pytest.mark.parametrize("file", [-1, 1.5, None, "a\0b", b"missing", "missing", 123456])
+def test_open_refuses_the_files_that_the_built_in_one_refuses(file: Any) -> None:
+    """What cannot be opened raises the same exceptions, with the path in `filename`."""
+    theirs = _raised(partial(open, file))
+    ours = _raised(partial(_run_open, file))
+    assert ours[0] is theirs[0]
+    assert ours[2] == theirs[2]
+
+
+def test_open_refuses_directories(tmp_path: Path, descriptors: Callable[[], set[str]]) -> None:
+    """A directory is an IsADirectoryError, for reading and for writing."""
+    before = descriptors()
+    for mode in ("rb", "wb", "r+b"):
+        theirs = _raised(partial(open, tmp_path, mode))
+        assert _raised(partial(_run_open, tmp_path, mode)) == theirs
+    assert descriptors() == before
+
+
+@pytest.mark.parametrize("mode", ["r", "w", "a", "x", "r+", "w+", "a+", "x+"])
+def test_open_uses_the_flags_of_the_built_in_one(mode: str, tmp_path: Path) -> None:
+    """A file is opened with the same flags, and made with the same permissions."""
+    if mode[0] == "r":
+        (tmp_path / "theirs").touch()
+        (tmp_path / "ours").touch()
+    seen: list[tuple[int, int]] = []
+
+    def note(fd: int) -> None:
+        status = Path(f"/proc/self/fdinfo/{fd}").read_text(encoding="ascii")
+        seen.append((int(status.split("flags:\t")[1].split()[0], 8), os.fstat(fd).st_mode))
+
+    async def body() -> None:
+        async with files.open(tmp_path / "ours", mode) as file:
+            note(file.fileno())
+
+    with (tmp_path / "theirs").open(mode, encoding="utf-8") as file:
+        note(file.fileno())
+    asyncio.run(body())
+    assert seen[0] == seen[1]
+
+
+def test_open_calls_its_opener(path: Path) -> None:
+    """An opener is called with path and flags; what it may not give is refused."""
+    calls: list[Any] = []
+
+    def opener(name: Any, flags: int) -> int:
+        calls.append((name, flags))
+        return os.open(path, flags)
+
+    async def body() -> None:
+        async with files.open("elsewhere", "rb", opener=opener) as file:
+            assert await file.readline() == b"one\n"
+            assert file.name == "elsewhere"
+            assert not os.get_inheritable(file.fileno())
+
+    asyncio.run(body())
+    with open("elsewhere", "rb", opener=opener) as file:
+        assert file.readable()
+    assert calls[0] == calls[1]
+    for result in (-1, "x", None):
+        bad: Any = partial(_give, result)
+        theirs = _raised(partial(open, "x", opener=bad))
+        assert _raised(partial(_run_open, "x", opener=bad)) == theirs
+
+
+def test_open_warns_as_the_built_in_one(path: Path, tmp_path: Path) -> None:
+    """No encoding is an EncodingWarning where Python is told to warn; binary lines warn, too."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import asyncio, sys, warnings\n"
+        "from uring.aio import files\n"
+        "async def body():\n"
+        "    with warnings.catch_warnings(record=True) as seen:\n"
+        "        warnings.simplefilter('always')\n"
+        "        async with files.open(sys.argv[1]): pass\n"
+        "    assert [(w.category, w.filename, w.lineno) for w in seen] == "
+        "[(EncodingWarning, __file__, 6)], seen\n"
+        "asyncio.run(body())\n",
+        encoding="utf-8",
+    )
+    code = f"import runpy, sys; sys.argv[1:] = [{str(path)!r}]; runpy.run_path({str(script)!r})"
+    status = os.spawnv(
+        os.P_WAIT, sys.executable, [sys.executable, "-X", "warn_default_encoding", "-c", code]
+    )
+    assert status == 0
+    with pytest.warns(RuntimeWarning, match="line buffering"):
+        opening = files.open(path, "rb", 1)
+
+    async def body() -> None:
+        async with opening:
+            pass
+
+    asyncio.run(body())
+
+
+def test_descriptors_are_left_where_the_built_in_files_leave_them(path: Path) -> None:
+    """With closefd=False the descriptor stays open, at the position of the file."""
+    positions: list[int] = []
+
+    async def body(fd: int) -> None:
+        async with files.open(fd, "rb", closefd=False, buffering=4) as file:
+            assert await file.read(2) == b"ne"
+
+    with path.open("rb", buffering=0) as outer:
+        fd = outer.fileno()
+        for _ in range(2):
+            os.lseek(fd, 1, os.SEEK_SET)
+            if not positions:
+                with open(fd, "rb", closefd=False, buffering=4) as file:
+                    assert file.read(2) == b"ne"
+            else:
+                asyncio.run(body(fd))
+            positions.append(os.lseek(fd, 0, os.SEEK_CUR))
+    assert positions[0] == positions[1] == 5
+
+
+def test_fileno_moves_the_position_of_the_descriptor(path: Path) -> None:
+    """Who reads on at fileno() reads on where the file is."""
+
+    async def body() -> None:
+        async with files.open(path, "rb", buffering=0) as file:
+            assert await file.read(4) == b"one\n"
+            assert os.read(file.fileno(), 3) == b"two"
+
+    asyncio.run(body())
+
+
+def test_states_of_iso_2022_that_are_none_do_not_crash(path: Path) -> None:
+    """A seek() to what was not a tell() gives some text, where io may crash the interpreter."""
+    path.write_bytes(b'\x0e*"0\x1b$' * 2000)
+
+    async def body() -> None:
+        for encoding in ("iso2022_jp", "iso2022_kr"):
+            async with files.open(path, encoding=encoding, errors="replace") as file:
+                await file.seek(7)
+                assert len(await file.read()) > 1000
+
+    asyncio.run(body())

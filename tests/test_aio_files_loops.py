@@ -1,0 +1,423 @@
+"""Asynchronous files in each event loop, and apart from any."""
+
+import asyncio
+import contextlib
+import gc
+import io
+import os
+import pickle
+import pty
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aio import KITS, Kit
+
+import uring
+import uring.aio
+from uring.aio import _raw, files
+from uring.aio._backend import do
+from uring.aio._iobase import BUSY
+
+
+@pytest.fixture(params=KITS, ids=lambda kit: kit.name)
+def kit(request: pytest.FixtureRequest) -> Kit:
+    """Give each event loop."""
+    made: Kit = request.param
+    return made
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Give the path of a file of three lines."""
+    made = tmp_path / "file"
+    made.write_bytes(b"one\ntwo\r\nthree")
+    return made
+
+
+def _bytes_in(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+def _drop(kept: list[Any]) -> None:
+    kept.clear()
+    gc.collect()
+
+
+# ---- in every loop ----
+
+
+def test_files_are_awaited_or_entered(kit: Kit, path: Path) -> None:
+    """`await open()` gives the file, and `async with open()` closes it."""
+
+    async def body() -> None:
+        file = await files.open(path)
+        assert [line async for line in file] == ["one\n", "two\n", "three"]
+        await file.close()
+        await file.close()
+        assert file.closed
+        with pytest.raises(ValueError, match="I/O operation on closed file"):
+            await file.read()
+        async with files.open(path, "r+b") as entered:
+            assert await entered.readlines() == [b"one\n", b"two\r\n", b"three"]
+            await entered.write(b"!")
+        assert entered.closed
+        assert _bytes_in(path).endswith(b"three!")
+
+    kit.run(body)
+
+
+def test_many_files_are_read_at_once(kit: Kit, tmp_path: Path) -> None:
+    """A hundred files that wait at the same time each give their own."""
+    for number in range(100):
+        (tmp_path / str(number)).write_text(f"{number}\n" * 5000, encoding="utf-8")
+    found: dict[int, str] = {}
+
+    async def read(number: int) -> None:
+        async with files.open(tmp_path / str(number)) as file:
+            found[number] = "".join([line async for line in file])
+
+    async def body() -> None:
+        await kit.all(*[partial(read, number) for number in range(100)])
+
+    kit.run(body)
+    assert found == {number: f"{number}\n" * 5000 for number in range(100)}
+
+
+def test_pipes_are_read_and_written(kit: Kit, pipe: tuple[int, int]) -> None:
+    """What has no positions is read and written as it comes, in binary and in text."""
+
+    async def body() -> None:
+        async with files.open(pipe[0], "rb") as reader, files.open(pipe[1], "w") as writer:
+            assert not reader.seekable()
+            assert await writer.write("one\ntwo\nthree") == 13
+            await writer.flush()
+            assert await reader.readline() == b"one\n"
+            assert await reader.read(2) == b"tw"
+            for call in (reader.tell, lambda: reader.pread(1, 0), lambda: writer.pwrite(b"x", 0)):
+                with pytest.raises(OSError, match="Illegal seek"):
+                    await call()
+            with pytest.raises(io.UnsupportedOperation):
+                await writer.tell()
+            await writer.close()
+            assert await reader.read() == b"o\nthree"
+            assert await reader.read() == b""
+
+    kit.run(body)
+
+
+def test_a_cancelled_read_of_a_pipe_loses_nothing(kit: Kit, pipe: tuple[int, int]) -> None:
+    """What was read before the cancellation, and what comes after it, the next one gives."""
+
+    async def body() -> None:
+        async with files.open(pipe[0], encoding="utf-8") as reader:
+            os.write(pipe[1], b"begun, ")
+            assert await kit.within(0.02, reader.readline)
+            assert await kit.within(0.02, lambda: reader.read(100))
+            os.write(pipe[1], "done: €\nmore".encode())
+            assert await reader.readline() == "begun, done: €\n"
+            os.close(pipe[1])
+            assert await reader.read() == "more"
+
+    kit.run(body)
+
+
+def test_a_cancelled_write_is_taken_and_written_later(kit: Kit, pipe: tuple[int, int]) -> None:
+    """What a full pipe does not take is buffered when the task is cancelled, and comes once."""
+    text = "0123456789\n" * 40_000
+
+    async def body() -> None:
+        writer = await files.open(pipe[1], "w", encoding="utf-8")
+        assert await kit.within(0.02, lambda: writer.write(text))
+        got = bytearray()
+
+        async def drain() -> None:
+            async with files.open(pipe[0], "rb", buffering=0) as reader:
+                while part := await reader.read(65536):
+                    got.extend(part)
+
+        await kit.all(drain, writer.close)
+        assert got.decode() == text
+
+    kit.run(body)
+
+
+def test_a_cancelled_close_closes_and_writes(
+    kit: Kit, path: Path, descriptors: Callable[[], set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task that is cancelled in close() leaves neither a descriptor nor what it has written."""
+    before = descriptors()
+
+    class Cancelled(BaseException):
+        pass
+
+    async def cancels(op: Any) -> Any:
+        if isinstance(op, uring.Write | uring.Close):
+            raise Cancelled
+        return await do(op)
+
+    async def body() -> None:
+        uring.aio.ring()
+        before.update(descriptors())
+        for mode, text in (("wb", b"bytes"), ("w", "text"), ("a", "s"), ("rb", None)):
+            file = await files.open(path, mode)
+            if text is not None:
+                await file.write(text)
+            with pytest.raises(Cancelled):
+                await file.close()
+            assert file.closed
+        assert descriptors() == before
+
+    monkeypatch.setattr(_raw, "do", cancels)
+    kit.run(body)
+    assert path.read_bytes() == b"texts"
+
+
+def test_a_second_task_is_refused(kit: Kit, pipe: tuple[int, int]) -> None:
+    """A call while another task waits for the same file is a RuntimeError, and disturbs nothing."""
+
+    async def body() -> None:
+        async with files.open(pipe[0], "rb") as reader:
+            got: list[bytes] = []
+
+            async def first() -> None:
+                got.append(await reader.readline())
+
+            async def second() -> None:
+                while not reader._is_busy:
+                    await kit.sleep(0)
+                for call in (reader.readline, reader.close, lambda: reader.read(1), reader.peek):
+                    with pytest.raises(RuntimeError, match=BUSY.split(":", maxsplit=1)[0]):
+                        await call()
+                os.write(pipe[1], b"line\n")
+
+            await kit.all(first, second)
+            assert got == [b"line\n"]
+        os.close(pipe[1])
+
+    kit.run(body)
+
+
+def test_pread_and_pwrite_use_no_position(kit: Kit, path: Path) -> None:
+    """They read and write the caller's memory, many at once, and flush what was written first."""
+    path.write_bytes(bytes(1000))
+
+    async def body() -> None:
+        async with files.open(path, "r+b") as file:
+            assert await file.read(1) == b"\0"
+            assert await file.write(b"x" * 9) == 9
+            room = bytearray(20)
+            assert await file.pread(memoryview(room)[5:15], 0) == 10
+            assert room == bytes(6) + b"x" * 9 + bytes(5)
+            assert await file.tell() == 10
+            pwrite = file.pwrite
+            await kit.all(
+                *[partial(pwrite, bytes([number]) * 10, number * 10) for number in range(100)]
+            )
+            assert await file.tell() == 10
+            assert await file.read(5) == bytes([1]) * 5
+            assert await file.pread(3, 990) == b"ccc"
+            assert await file.pread(30, 1000) == b""
+            with pytest.raises(OSError, match="Invalid argument"):
+                await file.pread(3, -1)
+        async with files.open(path, "rb") as file:
+            with pytest.raises(io.UnsupportedOperation):
+                await file.pwrite(b"x", 0)
+        async with files.open(path, "w") as text:
+            await text.write("text")
+            with pytest.raises(io.UnsupportedOperation):
+                await text.pread(1, 0)
+            assert await text.pwrite(b"T", 0) == 1
+            await text.fsync()
+            assert _bytes_in(path) == b"Text"
+        with pytest.raises(ValueError, match="closed file"):
+            await text.pwrite(b"x", 0)
+
+    kit.run(body)
+
+
+def test_syncing_and_allocating_flush_first(kit: Kit, path: Path) -> None:
+    """fsync(), fdatasync() and fallocate() come after what was written before them."""
+
+    async def body() -> None:
+        for name, args in (("fsync", ()), ("fdatasync", ()), ("fallocate", (0, 0, 100))):
+            async with files.open(path, "w", encoding="utf-8") as file:
+                await file.write("written")
+                await getattr(file, name)(*args)
+                assert _bytes_in(path)[:7] == b"written"
+            with pytest.raises(ValueError, match="closed file"):
+                await getattr(file, name)(*args)
+        assert len(_bytes_in(path)) == 100
+        async with files.open(path, "r+b", buffering=0) as raw:
+            with pytest.raises(OSError, match="Invalid argument"):
+                await raw.fallocate(0, 0, 0)
+
+    kit.run(body)
+
+
+# ---- apart from loops ----
+
+
+def test_fifos_are_opened_without_waiting_in_this_thread(tmp_path: Path) -> None:
+    """open() of a FIFO waits for the other end while other tasks go on."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+
+    async def read() -> str:
+        async with files.open(fifo) as file:
+            return await file.read()
+
+    async def write() -> None:
+        async with files.open(fifo, "w") as file:
+            await file.write("through\n" * 20_000)
+
+    async def body() -> None:
+        text, _ = await asyncio.gather(read(), write())
+        assert text == "through\n" * 20_000
+
+    asyncio.run(body())
+
+
+def test_terminals_are_line_buffered() -> None:
+    """Text for a terminal goes out at the end of each line."""
+    master, slave = pty.openpty()
+
+    async def body() -> None:
+        async with files.open(slave, "w") as file:
+            assert file.isatty()
+            assert file.line_buffering
+            await file.write("half")
+            await file.write(" and whole\n")
+            assert os.read(master, 100) == b"half and whole\r\n"
+
+    asyncio.run(body())
+    os.close(master)
+
+
+def test_non_blocking_pipes_are_waited_for(pipe: tuple[int, int]) -> None:
+    """A read of an empty pipe and a write to a full one wait, whatever the descriptor's flags."""
+    os.set_blocking(pipe[0], False)
+    os.set_blocking(pipe[1], False)
+
+    async def read() -> bytes:
+        async with files.open(pipe[0], "rb") as reader:
+            return await reader.read()
+
+    async def write() -> None:
+        async with files.open(pipe[1], "wb") as writer:
+            assert await writer.write(bytes(1 << 20)) == 1 << 20
+
+    async def body() -> None:
+        got, _ = await asyncio.gather(read(), write())
+        assert got == bytes(1 << 20)
+
+    asyncio.run(body())
+
+
+def test_files_of_proc_are_read_to_their_end() -> None:
+    """A file that says it is empty, and is not, is read all the same."""
+
+    async def body() -> None:
+        async with files.open("/proc/self/mounts") as file:
+            assert await file.read() == _bytes_in(Path("/proc/self/mounts")).decode()
+
+    asyncio.run(body())
+
+
+def test_a_whole_file_takes_one_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """read() of all asks for one byte more than there is, and believes a short answer."""
+    seen: list[Any] = []
+
+    async def note(op: Any) -> Any:
+        seen.append(op)
+        return await do(op)
+
+    async def body() -> None:
+        async with files.open(path, "rb") as file:
+            assert len(await file.read()) == 14
+            await file.seek(0)
+            assert [line async for line in file]
+
+    monkeypatch.setattr(_raw, "do", note)
+    asyncio.run(body())
+    assert [type(op).__name__ for op in seen] == ["Read"] * 4 + ["Close"]
+    assert len(seen[0].buffer) == 15
+
+
+@pytest.mark.parametrize("mode", ["w", "wb", "a", "r+b"])
+def test_dropped_files_warn_write_and_close(
+    mode: str, path: Path, descriptors: Callable[[], set[str]]
+) -> None:
+    """A file that is dropped says so, and leaves neither a descriptor nor what it has written."""
+    before = descriptors()
+    data: Any = b"dropped" if "b" in mode else "dropped"
+
+    async def body() -> Any:
+        file = await files.open(path, mode)
+        await file.write(data)
+        return [file]
+
+    kept = asyncio.run(body())  # the loop is closed when it is dropped
+    with pytest.warns(ResourceWarning, match="unclosed file <uring.aio"):
+        _drop(kept)
+    assert b"dropped" in path.read_bytes()
+    assert descriptors() == before
+
+
+def test_dropped_files_never_wait(pipe: tuple[int, int]) -> None:
+    """What a full pipe does not take is lost when a file is dropped, instead of stopping all."""
+    os.set_blocking(pipe[1], False)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(pipe[1], bytes(4096)):
+            pass
+    os.set_blocking(pipe[1], True)
+
+    async def body() -> Any:
+        file = await files.open(pipe[1], "wb")
+        await file.write(b"never")
+        return [file]
+
+    kept = asyncio.run(body())
+    with pytest.warns(ResourceWarning):
+        kept.clear()
+    assert not Path(f"/proc/self/fd/{pipe[1]}").exists()
+
+
+def test_detached_and_borrowed_files_are_dropped_in_silence(path: Path) -> None:
+    """Only a file that would close its descriptor warns, and only one at a time."""
+
+    async def body(fd: int) -> None:
+        text = await files.open(path)
+        buffer = await text.detach()
+        raw = await buffer.detach()
+        for file in (text, buffer):
+            with pytest.raises(ValueError, match="has been detached"):
+                await file.read()
+        assert await raw.readall() == _bytes_in(path)
+        await raw.close()
+        await files.open(fd, "rb", closefd=False)
+
+    with warnings.catch_warnings(), path.open("rb") as outer:
+        warnings.simplefilter("error")
+        asyncio.run(body(outer.fileno()))
+        gc.collect()
+
+
+def test_files_are_not_pickled(path: Path) -> None:
+    """They refuse it, as the built-in ones do."""
+
+    async def body() -> None:
+        async with files.open(path) as file:
+            with pytest.raises(TypeError, match="cannot pickle"):
+                pickle.dumps(file)
+
+    asyncio.run(body())
+
+
+def test_an_opening_that_is_not_awaited_warns(path: Path) -> None:
+    """open() without await is a coroutine that was never awaited."""
+    with pytest.warns(RuntimeWarning, match="never awaited"):
+        _drop([files.open(path)])
