@@ -1339,3 +1339,21 @@ def test_loop_that_goes_on_in_another_thread(in_thread: Callable[..., None]) -> 
     in_thread(lambda: loop.run_until_complete(main()))
     loop.run_until_complete(loop.shutdown_asyncgens())
     loop.close()
+
+
+def test_loops_that_take_turns_have_a_ring_each() -> None:
+    """ring() is that of the loop that runs now, not of the one that ran last in this thread."""
+
+    async def found() -> uring.aio.Ring:
+        ring = uring.aio.ring()
+        assert await ring.do(Nop()) == 0
+        return ring
+
+    loops = [asyncio.new_event_loop() for _ in range(2)]
+    first, second = (loop.run_until_complete(found()) for loop in loops)
+    assert first is not second
+    assert loops[0].run_until_complete(found()) is first
+    assert loops[1].run_until_complete(found()) is second
+    for loop in loops:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()

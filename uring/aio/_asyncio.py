@@ -42,13 +42,29 @@ class AsyncioLoop:
     """An asyncio.timeout() that a task leaves without CancelledError would not be one."""
 
     def __init__(self) -> None:
-        self.key = self._loop = asyncio.get_running_loop()
+        self.key = self._loop = self.running_key()
         self._thread = threading.get_ident()
         self._pid = os.getpid()
         self._guard: AsyncGenerator[None, None] | None = None
         self.at_end_of_turn: Callable[[Callable[[], None]], object] = self._loop.call_soon
         self.call: Callable[[], Call] = self._loop.create_future
         self.lasting_call: Callable[[], Call] = partial(_LastingFuture, loop=self._loop)
+
+    @staticmethod
+    def running_key() -> asyncio.AbstractEventLoop:
+        """
+        Find the loop that the caller runs in.
+
+        Raises:
+            RuntimeError: there is none.
+        """
+        try:
+            return asyncio.get_running_loop()
+        except RuntimeError:
+            raise RuntimeError(
+                "no event loop is running here: call this in a coroutine, under asyncio, uvloop"
+                " or trio"
+            ) from None
 
     def watch(self, fd: int, act: Callable[[], None]) -> None:
         """Add a reader."""

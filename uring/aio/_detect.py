@@ -1,26 +1,19 @@
-"""Which event loop the caller runs in."""
+"""Which kind of event loop the caller runs in."""
 
 import sys
+from typing import TYPE_CHECKING
 
 from uring.aio._asyncio import AsyncioLoop
-from uring.aio._loop import Loop
+
+if TYPE_CHECKING:
+    from uring.aio._trio import TrioLoop
 
 
-def running_loop() -> Loop:
-    """
-    Find the event loop that the caller runs in.
-
-    Raises:
-        RuntimeError: there is none.
-    """
+def running_kind() -> "type[AsyncioLoop | TrioLoop]":
+    """Find the kind of the loop that the caller runs in: trio's if it is that, else asyncio's."""
     if "trio" in sys.modules:
-        from uring.aio import _trio  # noqa: PLC0415 - only where it is there
+        from uring.aio._trio import TrioLoop  # noqa: PLC0415 - only where it is there
 
-        if _trio.is_running():
-            return _trio.TrioLoop()
-    try:
-        return AsyncioLoop()
-    except RuntimeError:
-        raise RuntimeError(
-            "no event loop is running here: call this in a coroutine, under asyncio, uvloop or trio"
-        ) from None
+        if TrioLoop.is_running():
+            return TrioLoop
+    return AsyncioLoop

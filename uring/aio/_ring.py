@@ -2,11 +2,12 @@
 
 import errno
 import os
+import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Self, overload
 
-from uring.aio._detect import running_loop
+from uring.aio._detect import running_kind
 from uring.aio._exchange import Exchange
 from uring.aio._kinds import ALONE_AND_ONCE, check_number
 from uring.aio._streams import UNREAD_MAX, Stream
@@ -55,7 +56,7 @@ class Ring(Exchange):
         cq_entries: int | None = None,
         flags: SetupFlags = NO_SETUP_FLAGS,
     ) -> None:
-        super().__init__(running_loop(), _plain_ring(entries, cq_entries, flags))
+        super().__init__(running_kind()(), _plain_ring(entries, cq_entries, flags))
         try:
             self._eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             self.plain.register_eventfd(self._eventfd)
@@ -202,6 +203,14 @@ def _plain_ring(entries: int, cq_entries: int | None, flags: SetupFlags) -> Plai
         return PlainRing(entries, flags=flags, cq_entries=cq_entries)
 
 
+class _Latest(threading.local):
+    """The ring that was asked for last in each thread: nearly always that which is asked for."""
+
+    def __init__(self) -> None:
+        self.ring: Callable[[], Ring | None] = lambda: None
+
+
+_latest: Final = _Latest()
 _rings: "weakref.WeakKeyDictionary[object, weakref.ref[Ring]]" = weakref.WeakKeyDictionary()
 """The ring of each loop; weakly, for a ring has its loop."""
 
@@ -216,10 +225,18 @@ def ring() -> Ring:
         RuntimeError: no event loop is running.
         SetupError, UnsupportedError: there are no rings to be had -> the message says why.
     """
-    loop = running_loop()
-    known = _rings.get(loop.key)
+    key = running_kind().running_key()
+    found = _latest.ring()
+    if found is None or found._loop.key is not key or found.closed:
+        found = _ring_of(key)
+        _latest.ring = weakref.ref(found)
+    return found
+
+
+def _ring_of(key: object) -> Ring:
+    known = _rings.get(key)
     found = known() if known is not None else None
     if found is None or found.closed or not found._loop.is_here():  # it ran in another thread
         found = Ring()
-        _rings[loop.key] = weakref.ref(found)
+        _rings[key] = weakref.ref(found)
     return found

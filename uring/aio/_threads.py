@@ -15,11 +15,12 @@ import ctypes
 import errno
 import select
 import struct
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Generic, NoReturn, TypeVar
 
+from uring.aio._asyncio import AsyncioLoop
+from uring.aio._detect import running_kind
 from uring.completions import CQE, Answer, close_all, descriptors_of
 from uring.errors import UnsupportedError
 from uring.flags import FsyncFlags, Opcode
@@ -202,12 +203,9 @@ async def do_all(jobs: Sequence[Job[_T]]) -> list[_T | Exception]:
 
     Of a task that is cancelled what has begun is waited for, and what has not is withdrawn.
     """
-    if "trio" in sys.modules:
-        from uring.aio import _trio  # noqa: PLC0415 - only where it is there
-
-        if _trio.is_running():
-            return await _do_all_in_trio(jobs)
-    return await _do_all_in_asyncio(jobs)
+    if running_kind() is AsyncioLoop:
+        return await _do_all_in_asyncio(jobs)
+    return await _do_all_in_trio(jobs)
 
 
 async def _do_all_in_asyncio(jobs: Sequence[Job[_T]]) -> list[_T | Exception]:

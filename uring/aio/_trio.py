@@ -57,7 +57,7 @@ class TrioLoop:
     """As in trio itself, where a call is either cancelled or done."""
 
     def __init__(self) -> None:
-        self.key = self._token = trio.lowlevel.current_trio_token()
+        self.key = self._token = self.running_key()
         self._pid = os.getpid()
         self._act: Callable[[], None] | None = None
         self._idle: trio.lowlevel.Task | None = None
@@ -65,6 +65,16 @@ class TrioLoop:
         self._scope = trio.CancelScope()
         self.call: Callable[[], Call] = partial(_TrioCall, _ABORT.SUCCEEDED)
         self.lasting_call: Callable[[], Call] = partial(_TrioCall, _ABORT.FAILED)
+
+    @staticmethod
+    def is_running() -> bool:
+        """Whether the caller is in a task of trio's."""
+        return trio.lowlevel.in_trio_task()
+
+    @staticmethod
+    def running_key() -> trio.lowlevel.TrioToken:
+        """Find what stands for the run that the caller is in."""
+        return trio.lowlevel.current_trio_token()
 
     def at_end_of_turn(self, act: Callable[[], None]) -> None:
         """Call it in the next turn, in which what this one has woken goes on."""
@@ -130,8 +140,3 @@ class TrioLoop:
     def _stop_waiting(self, _raise_cancel: object) -> trio.lowlevel.Abort:
         self._idle = None
         return trio.lowlevel.Abort.SUCCEEDED
-
-
-def is_running() -> bool:
-    """Whether the caller is in a task of trio's."""
-    return trio.lowlevel.in_trio_task()
