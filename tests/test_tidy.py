@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import uring
+import uring.aio
 
 PACKAGE = Path(uring.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -37,9 +38,39 @@ FLOORS = [
     {"flags", "_ffi", "_checks"},
     {"_uring"},
 ]
-# Within a folder the same holds, for the modules with an underscore carry the others.
+AIO_FLOORS = [
+    {"__init__"},
+    {"files", "paths"},
+    {"_text"},
+    {"_cookies", "_textbase"},
+    {"_buffered"},
+    {"_window"},
+    {"_raw"},
+    {"_iobase"},
+    {"_contents", "_copies"},
+    {"_backend"},
+    {"_threads"},
+    {"_ring"},
+    {"_streams"},
+    {"_exchange"},
+    {"_kinds", "_takers"},
+    {"_detect"},
+    {"_asyncio", "_trio"},
+    {"_loop"},
+]
+# Within the other folders the same holds, for the modules with an underscore carry the others.
 LINES_MAX = {"flags.py": 600}  # a table
 FUNCTION_LINES_MAX = 70
+
+
+def parsed(path: Path) -> ast.Module:
+    """A source file's syntax tree."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def is_for_types(node: ast.stmt) -> bool:
+    """Whether it is `if TYPE_CHECKING:`, which never runs."""
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
 def room(module: str) -> str:
@@ -52,14 +83,14 @@ def module_name(path: Path) -> str:
     return ".".join(["uring", *path.relative_to(PACKAGE).with_suffix("").parts])
 
 
-def imports(path: Path) -> set[str]:
-    """The package's own modules that a file imports, by their rooms."""
+def imports(tree: ast.Module, package: str) -> set[str]:
+    """The dotted modules of a package that a file imports."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module == "uring":
-            found |= {room(f"uring.{alias.name}") for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("uring."):
-            found.add(room(str(node.module)))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == package:
+            found |= {f"{package}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{package}."):
+            found.add(str(node.module))
     return found
 
 
@@ -73,13 +104,23 @@ def test_imports_go_down(path: Path) -> None:
     allowed = set().union(*FLOORS[floor + 1 :])
     if path.parent != PACKAGE:
         allowed.add(own)
-    assert imports(path) <= allowed
+    assert {room(module) for module in imports(parsed(path), "uring")} <= allowed
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "aio").glob("*.py")), ids=module_name)
+def test_imports_within_aio_go_down(path: Path) -> None:
+    """There, too, a module imports only from floors below its own, but for what types need."""
+    tree = parsed(path)
+    tree.body = [node for node in tree.body if not is_for_types(node)]
+    (floor,) = [number for number, modules in enumerate(AIO_FLOORS) if path.stem in modules]
+    allowed = set().union(*AIO_FLOORS[floor + 1 :])
+    assert {module.split(".")[2] for module in imports(tree, "uring.aio")} <= allowed
 
 
 def test_only_the_door_imports_the_compiled_module() -> None:
     """Nobody but _ffi reaches for _uring, type checking aside."""
     for path in SOURCES:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = parsed(path)
         plain = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
         if any(node.module == "uring._uring" for node in plain):
             assert path.name == "_ffi.py"
@@ -110,7 +151,7 @@ def test_files_and_functions_have_one_size(path: Path) -> None:
     assert len(text.splitlines()) <= LINES_MAX.get(path.name, 560)
     if path.suffix == ".py":
         for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 assert (node.end_lineno or 0) - node.lineno < FUNCTION_LINES_MAX, node.name
 
 
@@ -168,8 +209,11 @@ def test_all_is_complete() -> None:
 def documented() -> list[tuple[str, object]]:
     """Everything public that can have a docstring, with its members."""
     found: list[tuple[str, object]] = []
-    for name in uring.__all__:
-        value = getattr(uring, name)
+    exported = [(name, getattr(uring, name)) for name in uring.__all__]
+    exported += [(f"aio.{name}", getattr(uring.aio, name)) for name in uring.aio.__all__]
+    files = {name: getattr(uring.aio.files, name) for name in uring.aio.files.__all__}
+    exported += [(f"aio.files.{name}", value) for name, value in files.items()]
+    for name, value in exported:
         if not (inspect.isclass(value) or inspect.isfunction(value)):
             continue
         found.append((name, value))

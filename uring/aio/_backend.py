@@ -159,6 +159,16 @@ async def do_each(ops: Sequence[Queueable]) -> Sequence[CQE]:
     return await _threads.each(ops)
 
 
+def late_result(error: BaseException) -> int | None:
+    """
+    Say what an operation did that was done although its task was cancelled.
+
+    Where the task is given the cancellation instead of the result, the error has it.
+    """
+    result: int | None = getattr(error, "late_result", None)
+    return result
+
+
 def _remember(error: UringError) -> None:
     if getattr(error, "errno", None) not in _PASSING:
         _choice.refusal = error

@@ -8,8 +8,8 @@ that is cancelled takes nothing, and a write that is cancelled has taken all.
 import os
 from typing import TYPE_CHECKING, NoReturn
 
+from uring.aio._backend import late_result
 from uring.aio._iobase import bytes_of, exclusive, room_of, size_of
-from uring.aio._raw import late_result
 from uring.aio._window import NONE, Window
 
 if TYPE_CHECKING:

@@ -16,8 +16,7 @@ from typing import Final
 
 from uring._checks import check_range
 from uring._memory import PathLike
-from uring.aio._backend import do, do_each
-from uring.aio._raw import late_result
+from uring.aio._backend import do, do_each, late_result
 from uring.completions import CQE
 from uring.file_flags import AtFlags
 from uring.operations import Close, Openat, Read, Statx, Write

@@ -15,7 +15,7 @@ import stat
 from io import UnsupportedOperation
 from typing import TYPE_CHECKING, Any, Final
 
-from uring.aio._backend import do
+from uring.aio._backend import do, late_result
 from uring.aio._iobase import (
     CLOSED,
     IOBase,
@@ -32,20 +32,10 @@ from uring.operations import Close, Fallocate, Fsync, Ftruncate, Read, Write
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-IO_MAX: Final = 0x7FFFF000  # MAX_RW_COUNT of the kernel's include/linux/fs.h, for pages of 4 KiB
+_IO_MAX: Final = 0x7FFFF000  # MAX_RW_COUNT of the kernel's include/linux/fs.h, for pages of 4 KiB
 _CHUNK: Final = 8192
 _CHUNK_MAX: Final = 1 << 20
 _SURELY_TAKEN: Final = select.PIPE_BUF  # by what poll(2) says is writable
-
-
-def late_result(error: BaseException) -> int | None:
-    """
-    Say what an operation did that was done although its task was cancelled.
-
-    Where the task is given the cancellation instead of the result, the error has it.
-    """
-    result: int | None = getattr(error, "late_result", None)
-    return result
 
 
 class FileIO(IOBase):
@@ -218,8 +208,8 @@ class FileIO(IOBase):
             size = min(len(view), len(self._unread))
             view[:size], self._unread = self._unread[:size], self._unread[size:]
             return size
-        if len(view) > IO_MAX:
-            view = view[:IO_MAX]
+        if len(view) > _IO_MAX:
+            view = view[:_IO_MAX]
         elif not view:
             return 0
         offset = self._position if self._is_positional else -1
@@ -249,7 +239,7 @@ class FileIO(IOBase):
         return await self._read_some(size)
 
     async def _read_some(self, size: int) -> bytes:
-        room = bytearray(min(size, IO_MAX))
+        room = bytearray(min(size, _IO_MAX))
         view = memoryview(room)
         return bytes(view[: await self._read(view)])
 
@@ -322,8 +312,8 @@ class FileIO(IOBase):
 
     async def _write(self, data: "bytes | memoryview[int]") -> int:
         """Write once, and move on."""
-        if len(data) > IO_MAX:
-            data = memoryview(data)[:IO_MAX]
+        if len(data) > _IO_MAX:
+            data = memoryview(data)[:_IO_MAX]
         elif not data:
             return 0
         offset = self._position if self._is_positional and not self._appends else -1

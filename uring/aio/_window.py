@@ -12,8 +12,9 @@ import os
 import sys
 from typing import Any, Final
 
+from uring.aio._backend import late_result
 from uring.aio._iobase import IOBase, exclusive
-from uring.aio._raw import FileIO, late_result
+from uring.aio._raw import FileIO
 
 NONE: Final = -1
 """In place of `_end` or `_dirty_end`: there is nothing of that kind in the window."""
