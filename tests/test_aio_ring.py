@@ -1357,3 +1357,25 @@ def test_loops_that_take_turns_have_a_ring_each() -> None:
     for loop in loops:
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()
+
+
+def test_descriptor_that_was_not_given_out_is_closed(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch, descriptors: Callable[[], set[str]]
+) -> None:
+    """An exception came before it was, and the ring was closed before the loop went on."""
+
+    def strike(_done: object) -> None:
+        raise _Struck
+
+    async def main() -> None:
+        ring = uring.aio.Ring(8)
+        before = descriptors()
+        ring._enlist(Openat("/"), ring._loop.call())
+        monkeypatch.setattr(ring, "_deal_out", strike)
+        with pytest.raises(_Struck):
+            ring._flush()
+        assert len(descriptors() - before) == 1
+        ring.close()
+        assert not descriptors() - before
+
+    kit.run(main)

@@ -124,8 +124,10 @@ class Exchange:
             for taker in takers:
                 if taker is not None and not taker.done():
                     taker.set_result(None)
-        while self._late:
-            self._let_go(self._late.popitem()[1])
+        undealt, self._undealt = self._undealt, EMPTY
+        for cqe in [*self._late.values(), *undealt]:
+            self._let_go(cqe)
+        self._late.clear()
 
     async def aclose(self) -> None:
         """
