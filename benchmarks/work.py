@@ -79,7 +79,7 @@ class Work:
         os.fsync(self.file.fileno())
         self.written = (folder / "written").open("w+b", buffering=0)
         self.direct, self.direct_refusal = open_direct(path, self.pages[0])
-        here, elsewhere = _processors()
+        here, elsewhere = bind()
         client = [sys.executable, str(CLIENT), str(floor)]
         one, many = [*client, str(here)], [*client, str(elsewhere)]
         self.lines = {
@@ -139,7 +139,7 @@ def open_direct(path: Path, page: mmap.mmap) -> tuple[int, str]:
     return fd, ""
 
 
-def _processors() -> tuple[int, int]:
+def bind() -> tuple[int, int]:
     """
     Bind this process to a processor: (that one, another one if there is one).
 
