@@ -9,6 +9,7 @@ import os
 import random
 import select
 import socket
+import struct
 import sys
 import threading
 import traceback
@@ -219,6 +220,33 @@ def test_zero_copy_send_is_over_when_its_memory_is_free(kit: Kit, listener: sock
             while got < count:
                 got += await ring.do(Recv(right, memoryview(buffer)[got:]))
             assert buffer[:count] == b"x" * count
+
+    kit.run(main)
+
+
+def test_zero_copy_send_ends_with_its_connection(kit: Kit, listener: socket.socket) -> None:
+    """To a peer that does not read it keeps its memory, also when cancelled, until a reset."""
+
+    async def main() -> None:
+        left = socket.create_connection(listener.getsockname())
+        right, _ = listener.accept()
+        data, ended = bytearray(8 << 20), []
+
+        async def send() -> None:
+            await kit.within(0.05, lambda: uring.aio.ring().do(SendZc(left, data)))
+            ended.append(send)
+
+        async def reset() -> None:
+            await kit.sleep(0.3)
+            assert not ended
+            with pytest.raises(BufferError):
+                data.append(0)
+            left.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            left.close()
+
+        with right:
+            await kit.all(send, reset)
+        data.append(0)
 
     kit.run(main)
 

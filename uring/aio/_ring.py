@@ -76,7 +76,8 @@ class Ring(Exchange):
 
         Args:
             op: an operation, or an `SQE`, that completes once; a zero-copy send is waited for until
-                its memory is free. Not one that is linked: `run()` does chains.
+                its memory is free, also when it is cancelled: the peer has the data then, or the
+                connection is gone. Not one that is linked: `run()` does chains.
 
         Cancellation: the kernel is asked to end the operation, and the task sees its cancellation
             when it has. Then all memory is the caller's again. When the operation was done all the
