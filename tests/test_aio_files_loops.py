@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import pty
+import resource
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -421,3 +422,22 @@ def test_an_opening_that_is_not_awaited_warns(path: Path) -> None:
     """open() without await is a coroutine that was never awaited."""
     with pytest.warns(RuntimeWarning, match="never awaited"):
         _drop([files.open(path)])
+
+
+def test_position_follows_an_append_that_is_short(kit: Kit, path: Path) -> None:
+    """Where the kernel takes less than all, tell() and the descriptor are behind what it took."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = path.stat().st_size
+
+    async def body() -> None:
+        async with files.open(path, "ab", 0) as file:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size + 3, hard))
+            try:
+                assert await file.write(b"abcdef") == 3
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            assert await file.tell() == size + 3
+            assert os.lseek(file.fileno(), 0, os.SEEK_CUR) == size + 3
+
+    kit.run(body)
+    assert path.stat().st_size == size + 3

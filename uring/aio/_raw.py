@@ -320,14 +320,16 @@ class FileIO(IOBase):
         try:
             count: int = await do(Write(self._fd, data, offset))
         except BaseException as error:
-            self._moved_on(late_result(error) or 0)
+            self._moved_on(late_result(error) or 0, len(data))
             raise
-        self._moved_on(count)
+        self._moved_on(count, len(data))
         return count
 
-    def _moved_on(self, count: int) -> None:
+    def _moved_on(self, count: int, wanted: int) -> None:
         if self._appends and self._is_positional:
-            self._position = os.lseek(self._fd, 0, os.SEEK_CUR)
+            # Linux 6.18 does not move the position when less than all is written.
+            whence = os.SEEK_END if 0 < count < wanted else os.SEEK_CUR
+            self._position = os.lseek(self._fd, 0, whence)
         elif count > 0:
             self._position += count
 
@@ -448,7 +450,7 @@ class FileIO(IOBase):
                     count = os.write(self._fd, rest[:_SURELY_TAKEN])
                 else:
                     return
-                self._moved_on(count)
+                self._moved_on(count, count)
                 rest = rest[count:]
 
 

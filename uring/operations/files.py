@@ -120,7 +120,8 @@ class Write(Operation):
         fd: the file.
         buffer: readable memory, all of which is written; at most 2**32 - 1 bytes (the kernel
             itself stops at 2**31 - 4096).
-        offset: where to write, in bytes; -1 uses and moves the file's position.
+        offset: where to write, in bytes; -1 uses and moves the file's position (which Linux 6.18
+            does not move when less than all is written: then say where to go on).
         rw_flags: RWF_* flags, as os.pwritev has them.
         ioprio: I/O priority, as ioprio_set(2) has it; 0 is the thread's own.
 
@@ -182,7 +183,8 @@ class Writev(Operation):
     Args:
         fd: the file.
         buffers: a sequence of up to 1024 buffers.
-        offset: where to write, in bytes; -1 uses and moves the file's position.
+        offset: where to write, in bytes; -1 uses and moves the file's position (which Linux 6.18
+            does not move when less than all is written: then say where to go on).
         rw_flags: RWF_* flags, as os.pwritev has them.
         ioprio: I/O priority, as ioprio_set(2) has it; 0 is the thread's own.
         write_stream: where a block device with several write streams (FDP) puts the data, from 1;

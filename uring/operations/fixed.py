@@ -95,7 +95,8 @@ class WriteFixed(Operation):
         fd: the file.
         buffer: a `FixedBuffer`, or memory inside a registered buffer, all of which is written; at
             most 2**32 - 1 bytes (the kernel itself stops at 2**31 - 4096).
-        offset: where to write, in bytes; -1 uses and moves the file's position.
+        offset: where to write, in bytes; -1 uses and moves the file's position (which Linux 6.18
+            does not move when less than all is written: then say where to go on).
         buf_index: which registered buffer the memory is in; None when it is a `FixedBuffer`.
         rw_flags: RWF_* flags, as os.pwritev has them.
         ioprio: I/O priority, as ioprio_set(2) has it; 0 is the thread's own.
@@ -169,7 +170,8 @@ class WritevFixed(Operation):
     Args:
         fd: the file.
         buffers: a sequence of up to 1024 parts, as `WriteFixed` takes one; all in the same buffer.
-        offset: where to write, in bytes; -1 uses and moves the file's position.
+        offset: where to write, in bytes; -1 uses and moves the file's position (which Linux 6.18
+            does not move when less than all is written: then say where to go on).
         buf_index: which registered buffer that is; None when they are `FixedBuffer`s.
         rw_flags: RWF_* flags, as os.pwritev has them.
         ioprio: I/O priority, as ioprio_set(2) has it; 0 is the thread's own.
