@@ -18,6 +18,7 @@ def check_flags(name: str, flags: int, allowed: IntFlag) -> int:
     kind = type(allowed)
     if type(flags) not in {kind, int}:
         raise TypeError(f"{name} must be {kind.__name__}, not {flags!r}")
-    if flags & ~allowed:
+    value = int(flags)  # which is combined ten times faster
+    if value & ~int(allowed):
         raise ValueError(f"{name} may be a combination of {allowed!r}, not {kind(flags)!r}")
-    return flags
+    return value

@@ -2,13 +2,15 @@
 
 import errno
 import socket
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from uring._checks import check_range
 from uring._leases import Lease
 from uring.flags import CQEFlags
 from uring.operations._base import SELECT, Operation, operation
 from uring.sqe import UINT32_MAX, FileLike, Filename, Group, buffer_group
+
+_MSG_TRUNC: Final = int(socket.MSG_TRUNC)  # plain integers are combined ten times faster
 
 
 class GroupPin:
@@ -84,7 +86,7 @@ def lease_of(memory: object) -> Lease | None:
 def received_flags(msg_flags: int, group: Group) -> int:
     """Refuse the flag that makes ``cqe->res`` more than the kernel has put into the buffer."""
     exact = check_range("msg_flags", msg_flags, 0, UINT32_MAX)
-    if exact & socket.MSG_TRUNC and not isinstance(group, int):
+    if exact & _MSG_TRUNC and not isinstance(group, int):
         raise ValueError(
             "with MSG_TRUNC the result may be more than the buffer has, so nobody could tell which"
             " buffers it is about: use RecvmsgMultishot, whose messages tell both"
