@@ -450,6 +450,38 @@ def test_cancelling_what_waits_for_room_never_begins_it(
     kit.run(main)
 
 
+@pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_closing_ends_what_waits_for_room_and_was_cancelled_just_now(
+    factory: Callable[[], asyncio.AbstractEventLoop],
+    pipe: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The task has not seen its cancellation, and its future takes no result any more."""
+    said: list[dict[str, Any]] = []
+
+    def refuse() -> int:
+        raise uring.EnterError(errno.EAGAIN, "not now")
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, what: said.append(what))
+        ring = uring.aio.Ring(1)
+        with monkeypatch.context() as patch:
+            patch.setattr(ring.plain, "submit", refuse)
+            read = Read(pipe[0], bytearray(1))
+            tasks = [asyncio.ensure_future(ring.do(read)) for _ in range(3)]
+            await asyncio.sleep(0)
+            assert len(ring._backlog) == 2
+        for task in tasks:
+            task.cancel()
+        await ring.aclose()
+        await asyncio.wait(tasks)
+        assert all(task.cancelled() for task in tasks)
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main())
+    assert not said
+
+
 @pytest.mark.parametrize("is_run", [False, True], ids=["do", "run"])
 def test_cancellation_waits_for_what_cannot_be_stopped(kit: Kit, *, is_run: bool) -> None:
     """A read that a worker of the kernel is busy with ends first, and so frees its buffer."""
