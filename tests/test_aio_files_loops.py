@@ -421,3 +421,27 @@ def test_an_opening_that_is_not_awaited_warns(path: Path) -> None:
     """open() without await is a coroutine that was never awaited."""
     with pytest.warns(RuntimeWarning, match="never awaited"):
         _drop([files.open(path)])
+
+
+@pytest.mark.parametrize("buffering", [2, 5, -1])
+@pytest.mark.parametrize("name", ["readinto", "readinto1"])
+def test_readinto_joins_what_comes_in_parts(
+    name: str, buffering: int, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A buffer that several short reads fill, as of a pipe, has what they have read, in order."""
+
+    async def do_part(op: Any) -> Any:
+        if isinstance(op, uring.Read):
+            op = uring.Read(op.fd, memoryview(op.buffer)[:3], op.offset)
+        return await do(op)
+
+    async def body() -> None:
+        async with files.open(path, "rb", buffering) as file:
+            room, got = bytearray(8), b""
+            while count := await getattr(file, name)(room):
+                assert count == 8 or name == "readinto1" or len(got) + count == 14
+                got += room[:count]
+            assert got == _bytes_in(path)
+
+    monkeypatch.setattr(_raw, "do", do_part)
+    asyncio.run(body())

@@ -146,7 +146,7 @@ class _Reads(Window):
                 else:
                     count = await self._fill()
                     count = min(count, missing)
-                    view[done : done + count] = self._view[:count]
+                    view[done : done + count] = self._view[self._at : self._at + count]
                     self._at += count
                 if not count:
                     break
