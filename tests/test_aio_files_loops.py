@@ -221,8 +221,11 @@ def test_pread_and_pwrite_use_no_position(kit: Kit, path: Path) -> None:
             assert await file.read(5) == bytes([1]) * 5
             assert await file.pread(3, 990) == b"ccc"
             assert await file.pread(30, 1000) == b""
+            for wrong in ((3, -1), (3, (1 << 64) - 1), (3, 1 << 63), (-1, 0)):
+                with pytest.raises(OSError, match="Invalid argument"):
+                    await file.pread(*wrong)
             with pytest.raises(OSError, match="Invalid argument"):
-                await file.pread(3, -1)
+                await file.pwrite(b"x", (1 << 64) - 1)
         async with files.open(path, "rb") as file:
             with pytest.raises(io.UnsupportedOperation):
                 await file.pwrite(b"x", 0)

@@ -371,8 +371,8 @@ class FileIO(IOBase):
         return self
 
     def _check_offset(self, offset: int) -> None:
-        """Refuse what io_uring takes no notice of."""
-        if offset < 0:
+        """Refuse what io_uring takes no notice of, or for the position of the descriptor."""
+        if not 0 <= offset < 1 << 63:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         if not self.seekable():
             raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
@@ -382,6 +382,8 @@ class FileIO(IOBase):
         self._check_offset(offset)
         if not isinstance(buffer_or_size, int):
             return await do(Read(self._fd, _one_go(buffer_or_size), offset))
+        if buffer_or_size < 0:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         room = self._room(buffer_or_size, offset)
         return bytes(room[: await do(Read(self._fd, room, offset))])
 
