@@ -282,3 +282,19 @@ def test_one_pread_moves_no_more_than_the_kernel_does(
             assert await file.read() == b"ONE\nTwo\r\nthree"
 
     asyncio.run(body())
+
+
+@pytest.mark.parametrize("name", ["read", "read1", "readline", "readlines", "seek"])
+@pytest.mark.parametrize("wrong", [1.5, "1"])
+def test_what_is_no_size_moves_nothing(name: str, wrong: Any, path: Path) -> None:
+    """A number of another type is a TypeError, and the file goes on where it was."""
+
+    async def body() -> None:
+        async with files.open(path, "rb") as file:
+            assert await file.read(1) == b"o"
+            with pytest.raises(TypeError):
+                await getattr(file, name)(wrong)
+            assert await file.tell() == 1
+            assert await file.read() == b"ne\ntwo\r\nthree"
+
+    asyncio.run(body())

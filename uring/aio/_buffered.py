@@ -5,6 +5,7 @@ What a task has not got when it is cancelled is put back into the window, or sta
 that is cancelled takes nothing, and a write that is cancelled has taken all.
 """
 
+import operator
 import os
 from typing import TYPE_CHECKING, NoReturn
 
@@ -85,8 +86,10 @@ class _Reads(Window):
 
     async def read1(self, size: int = -1, /) -> bytes:
         """Read what is buffered, or once from the file, up to `size` bytes."""
-        size = self._size if size < 0 else size
+        size = operator.index(size)
         self._checked("read of")
+        if size < 0:
+            size = self._size
         if size == 0:
             return b""
         have = self._ahead()
