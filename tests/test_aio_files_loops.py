@@ -370,6 +370,24 @@ def test_dropped_files_warn_write_and_close(
     assert descriptors() == before
 
 
+@pytest.mark.parametrize("mode", ["w", "wb", "r+", "r+b"])
+def test_files_that_are_dropped_in_a_cycle_write(mode: str, path: Path) -> None:
+    """Whatever part of a file the garbage collector takes first, all that was written is there."""
+
+    async def body() -> Any:
+        file = await files.open(path, mode)
+        await file.write(b"dropped" if "b" in mode else "dropped")
+        cycle: list[Any] = [file]
+        cycle.append(cycle)
+        return [cycle]
+
+    kept = asyncio.run(body())
+    with pytest.warns(ResourceWarning, match=r"unclosed file <uring.aio.(Text|Buffered)") as seen:
+        _drop(kept)
+    assert len(seen) == 1
+    assert path.read_bytes().startswith(b"dropped")
+
+
 def test_dropped_files_never_wait(pipe: tuple[int, int]) -> None:
     """What a full pipe does not take is lost when a file is dropped, instead of stopping all."""
     os.set_blocking(pipe[1], False)
