@@ -105,6 +105,23 @@ def test_open_refuses_what_the_built_in_one_refuses(args: tuple[Any, ...], path:
     assert _raised(partial(_run_open, path, *args)) == theirs
 
 
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        *({name: b"x"} for name in ("encoding", "errors", "newline", "buffering")),
+        *({"buffering": wrong} for wrong in (None, 1.5, 1 << 31, -1 << 40)),
+    ],
+    ids=repr,
+)
+def test_arguments_of_other_types_leave_the_file_alone(
+    keywords: dict[str, Any], path: Path
+) -> None:
+    """They are refused as by the built-in open(), before a file is made empty."""
+    theirs = _raised(partial(open, path, "w", **keywords))
+    assert _raised(partial(_run_open, path, "w", **keywords))[0] is theirs[0]
+    assert path.read_bytes() == b"one\ntwo\r\nthree"
+
+
 @pytest.mark.parametrize("file", [-1, 1.5, None, "a\0b", b"missing", "missing", 123456])
 def test_open_refuses_the_files_that_the_built_in_one_refuses(file: Any) -> None:
     """What cannot be opened raises the same exceptions, with the path in `filename`."""
