@@ -300,6 +300,22 @@ def test_terminals_are_line_buffered() -> None:
     os.close(master)
 
 
+@pytest.mark.parametrize("mode", ["r+", "r+b", "w+", "a+b"])
+def test_what_has_no_positions_is_not_opened_for_both(mode: str, pipe: tuple[int, int]) -> None:
+    """Of a pipe or a terminal one buffer cannot serve two directions: as the built-in open()."""
+    master, slave = pty.openpty()
+
+    async def body(fd: int) -> None:
+        with pytest.raises(io.UnsupportedOperation, match="is not seekable"):
+            await files.open(fd, mode, closefd=False)
+        await files.open(fd, "r+b", 0, closefd=False)
+
+    for fd in (slave, pipe[0]):
+        asyncio.run(body(fd))
+    os.close(master)
+    os.close(slave)
+
+
 def test_non_blocking_pipes_are_waited_for(pipe: tuple[int, int]) -> None:
     """A read of an empty pipe and a write to a full one wait, whatever the descriptor's flags."""
     os.set_blocking(pipe[0], False)

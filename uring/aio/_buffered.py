@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING, NoReturn
 
 from uring.aio._iobase import bytes_of, exclusive, room_of, size_of
-from uring.aio._raw import late_result
+from uring.aio._raw import FileIO, late_result
 from uring.aio._window import NONE, Window
 
 if TYPE_CHECKING:
@@ -315,3 +315,8 @@ class BufferedWriter(_Writes):
 
 class BufferedRandom(_Reads, _Writes):
     """A binary file for both, as `uring.aio.open(..., "r+b")` gives it. As io.BufferedRandom."""
+
+    def __init__(self, raw: FileIO, size: int) -> None:
+        if not raw.seekable():
+            raw._unsupported("File or stream is not seekable.")
+        super().__init__(raw, size)
