@@ -1,8 +1,10 @@
 """Asynchronous files do what the built-in ones do."""
 
+import array
 import asyncio
 import os
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -21,7 +23,7 @@ from aio_scripts import (
 )
 from hypothesis import given, settings
 
-from uring.aio import files
+from uring.aio import _raw, files
 
 SETTINGS = settings(max_examples=250, deadline=None)
 
@@ -101,6 +103,23 @@ def test_open_refuses_what_the_built_in_one_refuses(args: tuple[Any, ...], path:
     """Wrong arguments raise the same exceptions, and leave no descriptor open."""
     theirs = _raised(partial(open, path, *args))
     assert _raised(partial(_run_open, path, *args)) == theirs
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        *({name: b"x"} for name in ("encoding", "errors", "newline", "buffering")),
+        *({"buffering": wrong} for wrong in (None, 1.5, 1 << 31, -1 << 40)),
+    ],
+    ids=repr,
+)
+def test_arguments_of_other_types_leave_the_file_alone(
+    keywords: dict[str, Any], path: Path
+) -> None:
+    """They are refused as by the built-in open(), before a file is made empty."""
+    theirs = _raised(partial(open, path, "w", **keywords))
+    assert _raised(partial(_run_open, path, "w", **keywords))[0] is theirs[0]
+    assert path.read_bytes() == b"one\ntwo\r\nthree"
 
 
 @pytest.mark.parametrize("file", [-1, 1.5, None, "a\0b", b"missing", "missing", 123456])
@@ -238,5 +257,61 @@ def test_states_of_iso_2022_that_are_none_do_not_crash(path: Path) -> None:
             async with files.open(path, encoding=encoding, errors="replace") as file:
                 await file.seek(7)
                 assert len(await file.read()) > 1000
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("size", [1 << 30, 1 << 33, sys.maxsize])
+@pytest.mark.parametrize(("mode", "buffering"), [("rb", 0), ("rb", -1), ("r+b", 100), ("r", -1)])
+def test_reading_far_more_than_there_is_costs_nothing(
+    mode: str, buffering: int, size: int, path: Path
+) -> None:
+    """Whatever size is asked for, the memory used is that of what is read; of pread() as well."""
+
+    async def body() -> None:
+        async with files.open(path, mode, buffering) as file:
+            assert len(await file.read(size)) == (14 if "b" in mode else 13)
+            if "b" in mode:
+                assert await file.pread(size, 9) == b"three"
+                assert await file.pread(size, 1 << 40) == b""
+
+    tracemalloc.start()
+    try:
+        asyncio.run(body())
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_one_pread_moves_no_more_than_the_kernel_does(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A buffer that is too large for one operation is filled, or written, as far as that goes."""
+    monkeypatch.setattr(_raw, "_IO_MAX", 5)
+
+    async def body() -> None:
+        async with files.open(path, "r+b") as file:
+            room = array.array("i", bytes(8))
+            assert await file.pread(room, 0) == 5
+            assert room.tobytes() == b"one\nt\0\0\0"
+            assert await file.pread(8, 4) == b"two\r\n"
+            assert await file.pwrite(array.array("i", b"ONE\nTWO!"), 0) == 5
+            assert await file.read() == b"ONE\nTwo\r\nthree"
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("name", ["read", "read1", "readline", "readlines", "seek"])
+@pytest.mark.parametrize("wrong", [1.5, "1"])
+def test_what_is_no_size_moves_nothing(name: str, wrong: Any, path: Path) -> None:
+    """A number of another type is a TypeError, and the file goes on where it was."""
+
+    async def body() -> None:
+        async with files.open(path, "rb") as file:
+            assert await file.read(1) == b"o"
+            with pytest.raises(TypeError):
+                await getattr(file, name)(wrong)
+            assert await file.tell() == 1
+            assert await file.read() == b"ne\ntwo\r\nthree"
 
     asyncio.run(body())

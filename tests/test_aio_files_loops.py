@@ -222,8 +222,11 @@ def test_pread_and_pwrite_use_no_position(kit: Kit, path: Path) -> None:
             assert await file.read(5) == bytes([1]) * 5
             assert await file.pread(3, 990) == b"ccc"
             assert await file.pread(30, 1000) == b""
+            for wrong in ((3, -1), (3, (1 << 64) - 1), (3, 1 << 63), (-1, 0)):
+                with pytest.raises(OSError, match="Invalid argument"):
+                    await file.pread(*wrong)
             with pytest.raises(OSError, match="Invalid argument"):
-                await file.pread(3, -1)
+                await file.pwrite(b"x", (1 << 64) - 1)
         async with files.open(path, "rb") as file:
             with pytest.raises(io.UnsupportedOperation):
                 await file.pwrite(b"x", 0)
@@ -298,6 +301,22 @@ def test_terminals_are_line_buffered() -> None:
     os.close(master)
 
 
+@pytest.mark.parametrize("mode", ["r+", "r+b", "w+", "a+b"])
+def test_what_has_no_positions_is_not_opened_for_both(mode: str, pipe: tuple[int, int]) -> None:
+    """Of a pipe or a terminal one buffer cannot serve two directions: as the built-in open()."""
+    master, slave = pty.openpty()
+
+    async def body(fd: int) -> None:
+        with pytest.raises(io.UnsupportedOperation, match="is not seekable"):
+            await files.open(fd, mode, closefd=False)
+        await files.open(fd, "r+b", 0, closefd=False)
+
+    for fd in (slave, pipe[0]):
+        asyncio.run(body(fd))
+    os.close(master)
+    os.close(slave)
+
+
 def test_non_blocking_pipes_are_waited_for(pipe: tuple[int, int]) -> None:
     """A read of an empty pipe and a write to a full one wait, whatever the descriptor's flags."""
     os.set_blocking(pipe[0], False)
@@ -366,6 +385,24 @@ def test_dropped_files_warn_write_and_close(
         _drop(kept)
     assert b"dropped" in path.read_bytes()
     assert descriptors() == before
+
+
+@pytest.mark.parametrize("mode", ["w", "wb", "r+", "r+b"])
+def test_files_that_are_dropped_in_a_cycle_write(mode: str, path: Path) -> None:
+    """Whatever part of a file the garbage collector takes first, all that was written is there."""
+
+    async def body() -> Any:
+        file = await files.open(path, mode)
+        await file.write(b"dropped" if "b" in mode else "dropped")
+        cycle: list[Any] = [file]
+        cycle.append(cycle)
+        return [cycle]
+
+    kept = asyncio.run(body())
+    with pytest.warns(ResourceWarning, match=r"unclosed file <uring.aio.(Text|Buffered)") as seen:
+        _drop(kept)
+    assert len(seen) == 1
+    assert path.read_bytes().startswith(b"dropped")
 
 
 def test_dropped_files_never_wait(pipe: tuple[int, int]) -> None:
@@ -441,3 +478,27 @@ def test_position_follows_an_append_that_is_short(kit: Kit, path: Path) -> None:
 
     kit.run(body)
     assert path.stat().st_size == size + 3
+
+
+@pytest.mark.parametrize("buffering", [2, 5, -1])
+@pytest.mark.parametrize("name", ["readinto", "readinto1"])
+def test_readinto_joins_what_comes_in_parts(
+    name: str, buffering: int, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A buffer that several short reads fill, as of a pipe, has what they have read, in order."""
+
+    async def do_part(op: Any) -> Any:
+        if isinstance(op, uring.Read):
+            op = uring.Read(op.fd, memoryview(op.buffer)[:3], op.offset)
+        return await do(op)
+
+    async def body() -> None:
+        async with files.open(path, "rb", buffering) as file:
+            room, got = bytearray(8), b""
+            while count := await getattr(file, name)(room):
+                assert count == 8 or name == "readinto1" or len(got) + count == 14
+                got += room[:count]
+            assert got == _bytes_in(path)
+
+    monkeypatch.setattr(_raw, "do", do_part)
+    asyncio.run(body())

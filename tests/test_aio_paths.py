@@ -154,6 +154,7 @@ CALLS: Final[list[Call]] = [
     ("stat", (Path("dangling"),), {}),
     ("stat", ("",), {}),
     ("stat", (9999,), {}),
+    ("stat", (-100,), {}),
     ("stat", (0,), {"dir_fd": 3}),
     ("stat", ("a\0b",), {}),
     ("stat", (1.5,), {}),

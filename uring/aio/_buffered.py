@@ -5,11 +5,13 @@ What a task has not got when it is cancelled is put back into the window, or sta
 that is cancelled takes nothing, and a write that is cancelled has taken all.
 """
 
+import operator
 import os
 from typing import TYPE_CHECKING, NoReturn
 
 from uring.aio._backend import late_result
 from uring.aio._iobase import bytes_of, exclusive, room_of, size_of
+from uring.aio._raw import FileIO
 from uring.aio._window import NONE, Window
 
 if TYPE_CHECKING:
@@ -85,8 +87,10 @@ class _Reads(Window):
 
     async def read1(self, size: int = -1, /) -> bytes:
         """Read what is buffered, or once from the file, up to `size` bytes."""
-        size = self._size if size < 0 else size
+        size = operator.index(size)
         self._checked("read of")
+        if size < 0:
+            size = self._size
         if size == 0:
             return b""
         have = self._ahead()
@@ -146,7 +150,7 @@ class _Reads(Window):
                 else:
                     count = await self._fill()
                     count = min(count, missing)
-                    view[done : done + count] = self._view[:count]
+                    view[done : done + count] = self._view[self._at : self._at + count]
                     self._at += count
                 if not count:
                     break
@@ -312,3 +316,8 @@ class BufferedWriter(_Writes):
 
 class BufferedRandom(_Reads, _Writes):
     """A binary file for both, as `uring.aio.open(..., "r+b")` gives it. As io.BufferedRandom."""
+
+    def __init__(self, raw: FileIO, size: int) -> None:
+        if not raw.seekable():
+            raw._unsupported("File or stream is not seekable.")
+        super().__init__(raw, size)

@@ -96,6 +96,8 @@ class IOBase:
 
     _is_busy = False
     """Whether a task waits for something of this file."""
+    _is_below = False
+    """Whether another file writes to this one, and ends with it: a cycle may end it first."""
 
     async def __aenter__(self) -> Self:
         self._check_open()
@@ -118,7 +120,7 @@ class IOBase:
         raise TypeError(f"cannot pickle {type(self).__name__!r} instances")
 
     def __del__(self) -> None:
-        if self._is_unclosed():
+        if not self._is_below and self._is_unclosed():
             self._drop(self)
 
     @property

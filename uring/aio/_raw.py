@@ -9,6 +9,7 @@ has its own idea of them, such as a terminal, is read and written at the kernel'
 import contextlib
 import errno
 import fcntl
+import mmap
 import os
 import select
 import stat
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _IO_MAX: Final = 0x7FFFF000  # MAX_RW_COUNT of the kernel's include/linux/fs.h, for pages of 4 KiB
 _CHUNK: Final = 8192
 _CHUNK_MAX: Final = 1 << 20
+_MAPPED: Final = 32 << 20  # from here on malloc(3) maps memory anew each time, too
 _SURELY_TAKEN: Final = select.PIPE_BUF  # by what poll(2) says is writable
 
 
@@ -239,9 +241,18 @@ class FileIO(IOBase):
         return await self._read_some(size)
 
     async def _read_some(self, size: int) -> bytes:
-        room = bytearray(min(size, _IO_MAX))
-        view = memoryview(room)
-        return bytes(view[: await self._read(view)])
+        room = self._room(size, self._position)
+        return bytes(room[: await self._read(room)])
+
+    def _room(self, size: int, offset: int) -> "memoryview[int]":
+        """Make room to read so much: but less, if the file ends before, and at no cost if much."""
+        size = min(size, _IO_MAX)
+        if size > _CHUNK_MAX and self._is_regular:
+            chunks = max(0, os.fstat(self._fd).st_size - offset) // _CHUNK_MAX + 1
+            size = min(size, chunks * _CHUNK_MAX)  # whole ones, for O_DIRECT
+        if size > _MAPPED:
+            return memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        return memoryview(bytearray(size))
 
     @exclusive
     async def readall(self) -> bytes:
@@ -352,8 +363,8 @@ class FileIO(IOBase):
         return self
 
     def _check_offset(self, offset: int) -> None:
-        """Refuse what io_uring takes no notice of."""
-        if offset < 0:
+        """Refuse what io_uring takes no notice of, or for the position of the descriptor."""
+        if not 0 <= offset < 1 << 63:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         if not self.seekable():
             raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
@@ -362,16 +373,16 @@ class FileIO(IOBase):
         self._check_readable()
         self._check_offset(offset)
         if not isinstance(buffer_or_size, int):
-            return await do(Read(self._fd, buffer_or_size, offset))
-        room = bytearray(buffer_or_size)
-        count = await do(Read(self._fd, room, offset))
-        del room[count:]
-        return bytes(room)
+            return await do(Read(self._fd, _one_go(buffer_or_size), offset))
+        if buffer_or_size < 0:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        room = self._room(buffer_or_size, offset)
+        return bytes(room[: await do(Read(self._fd, room, offset))])
 
     async def _write_at(self, buffer: "Buffer", offset: int) -> int:
         self._check_writable()
         self._check_offset(offset)
-        count: int = await do(Write(self._fd, buffer, offset))
+        count: int = await do(Write(self._fd, _one_go(buffer), offset))
         return count
 
     async def _sync(self, *, datasync: bool) -> None:
@@ -452,6 +463,12 @@ class FileIO(IOBase):
                     return
                 self._moved_on(count, count)
                 rest = rest[count:]
+
+
+def _one_go(buffer: "Buffer") -> "Buffer":
+    """As much of a buffer as one operation moves."""
+    view = memoryview(buffer)
+    return buffer if view.nbytes <= _IO_MAX else view.cast("B")[:_IO_MAX]
 
 
 def _takes(fd: int) -> bool:

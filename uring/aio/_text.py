@@ -373,7 +373,7 @@ class TextIOWrapper(TextBase):
         """Flush, and give the binary file underneath; this one is of no use then."""
         buffer = self._attached()
         await self._flush()
-        self._buffer = None
+        self._buffer, buffer._is_below = None, False
         return buffer
 
     async def _settled(self, *, writes: bool) -> FileIO:

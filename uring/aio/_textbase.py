@@ -73,6 +73,7 @@ class TextBase(IOBase):
         except BaseException:
             self._buffer = None
             raise
+        buffer._is_below = True
 
     def _configure(self, encoding: str | None, errors: str | None, newline: str | None) -> None:
         # The original refuses what cannot be, and knows what the defaults are.

@@ -29,6 +29,7 @@ class Window(IOBase):
 
     def __init__(self, raw: FileIO, size: int) -> None:
         self._raw = raw
+        raw._is_below = True
         self._size = size
         self._buffer = bytearray(size)
         self._view = memoryview(self._buffer)
@@ -247,7 +248,7 @@ class Window(IOBase):
         """Flush, and give the file underneath; this one is of no use then."""
         raw = self._attached()
         await self._flush_to_leave()
-        self._raw = None
+        self._raw, raw._is_below = None, False
         return raw
 
     async def _flush_to_leave(self) -> None:

@@ -5,6 +5,7 @@ The layers, from the top: `_text` above `_buffered` above `_raw`; `_iobase` has 
 """
 
 import io
+import operator
 import os
 import sys
 import warnings
@@ -213,6 +214,9 @@ async def _open(
     opener: _Opener | None,
 ) -> Any:
     raw_mode, is_binary = _parsed(mode, encoding, errors, newline)
+    buffering = operator.index(buffering)
+    if not -1 << 31 <= buffering < 1 << 31:
+        raise OverflowError("Python int too large to convert to C int")
     raw = await _open_raw(file, raw_mode, opener, closefd=closefd)
     try:
         is_tty = not raw._is_regular and raw.isatty()
@@ -251,6 +255,9 @@ def _parsed(mode: str, encoding: object, errors: object, newline: object) -> tup
     if len(kinds) > 1:
         raise ValueError("must have exactly one of create/read/write/append mode")
     for name, value in (("encoding", encoding), ("errors", errors), ("newline", newline)):
+        if not isinstance(value, str | None):
+            kind = type(value).__name__
+            raise TypeError(f"open() argument {name!r} must be str or None, not {kind}")
         if is_binary and value is not None:
             article = "an" if name != "newline" else "a"
             raise ValueError(f"binary mode doesn't take {article} {name} argument")

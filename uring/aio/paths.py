@@ -8,6 +8,7 @@ of a symbolic link itself. Call `os` in a thread for them.
 """
 
 import contextlib
+import errno
 import os
 import stat as modes
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -105,6 +106,8 @@ async def stat(
         raise ValueError("stat: can't specify dir_fd without matching path")
     if not follow_symlinks:
         raise ValueError("stat: cannot use fd and follow_symlinks together")
+    if path < 0:  # one of which stands for the current directory
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), path)
     op = Statx("", mask=mask, statx_flags=flags | _A.EMPTY_PATH, dir_fd=path)
     try:
         return _stat_result(await do(op))
