@@ -1224,6 +1224,40 @@ def test_aio_wc_names_what_it_cannot_read(tmp_path: Path) -> None:
     assert finished.stdout.startswith(b"       1        1         5 ")
 
 
+def test_aio_wc_says_in_one_line_what_it_cannot_do(tmp_path: Path) -> None:
+    """A backend that there is not is one line on stderr."""
+    (tmp_path / "file").write_bytes(b"text\n")
+    wrong = "os.environ['URING_AIO_BACKEND'] = 'wrong'"
+    assert_fails(run_after(wrong, "aio_wc.py", tmp_path / "file"), "not 'wrong'")
+
+
+def test_aio_wc_ends_with_its_reader_and_with_ctrl_c(tmp_path: Path) -> None:
+    """A reader that has seen enough, and Ctrl-C while a FIFO is waited for, end it in silence."""
+    paths = [tmp_path / f"{'x' * 200}{number}" for number in range(400)]
+    for path in paths:
+        path.write_bytes(b"")
+    with subprocess.Popen(
+        command("aio_wc.py", *paths), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as child:
+        assert child.stdout
+        assert child.stderr
+        assert child.stdout.readline()
+        child.stdout.close()
+        assert (child.wait(SECONDS), child.stderr.read()) == (-signal.SIGPIPE, b"")
+    os.mkfifo(tmp_path / "fifo")
+    with subprocess.Popen(command("aio_wc.py", tmp_path / "fifo"), stderr=subprocess.PIPE) as child:
+        assert child.stderr
+        writing = None
+        deadline = time.monotonic() + SECONDS
+        while writing is None:  # until it is there to read
+            assert time.monotonic() < deadline
+            with contextlib.suppress(OSError):
+                writing = os.open(tmp_path / "fifo", os.O_WRONLY | os.O_NONBLOCK)
+        child.send_signal(signal.SIGINT)
+        assert (child.wait(SECONDS), child.stderr.read()) == (-signal.SIGINT, b"")
+        os.close(writing)
+
+
 # ---- splice_proxy ----
 
 
