@@ -1,8 +1,9 @@
 """
 Serve the files below a directory over HTTP/1.1, in tasks of asyncio, and no thread for files.
 
-GET and HEAD, connections that are kept alive, and entity tags, so that what a client has is not
-sent again. The kernel itself keeps paths below the directory: openat2(2), RESOLVE_BENEATH.
+GET and HEAD, connections that are kept alive, entity tags, so that what a client has is not sent
+again, and ranges, so that a video can be sought in and a download gone on with. The kernel itself
+keeps paths below the directory: openat2(2), RESOLVE_BENEATH.
 
     python examples/aio_static_server.py DIR --port 8000
     curl -i http://127.0.0.1:8000/               and: wrk http://127.0.0.1:8000/FILE
@@ -27,6 +28,7 @@ import uring.aio
 
 HEAD_MAX, CHUNK, IDLE_SECONDS = 16 * 1024, 128 * 1024, 60
 REQUEST = re.compile(rb"([A-Z]+) (?:http://[^/\s]*)?(/[^\s?]*)\S* HTTP/1\.([01])\r\n")
+RANGE = re.compile(rb"bytes=(?!-$)(\d{0,18})-(\d{0,18})")
 FIELD = re.compile(rb"([!#$%&'*+.^_`|~\w-]+):[ \t]*([^\r\n]*?)[ \t]*\r\n")
 ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
 
@@ -86,12 +88,12 @@ class Connection:
             is_absent = error.errno in ABSENT
             return await self.respond(HTTPStatus.NOT_FOUND if is_absent else HTTPStatus.FORBIDDEN)
         try:
-            return await self.send_file(fd, path, fields.get(b"if-none-match"))
+            return await self.send_file(fd, path, fields)
         finally:
             os.close(fd)
 
-    async def send_file(self, fd: int, path: bytes, known: bytes | None) -> None:
-        """Send an open file, unless the client has it."""
+    async def send_file(self, fd: int, path: bytes, fields: dict[bytes, bytes]) -> None:
+        """Send an open file, or a part of it, unless the client has it."""
         found = await uring.aio.stat(fd)
         if stat.S_ISDIR(found.st_mode):
             place = {"Location": f"/{quote(path)}/"}
@@ -99,20 +101,31 @@ class Connection:
         if not stat.S_ISREG(found.st_mode):
             return await self.respond(HTTPStatus.NOT_FOUND)
         tag = f'"{found.st_mtime_ns:x}-{found.st_size:x}"'
-        if known and tag in known.decode("latin-1"):
+        if tag in fields.get(b"if-none-match", b"").decode("latin-1"):
             return await self.respond(HTTPStatus.NOT_MODIFIED, {"ETag": tag})
-        kind = mimetypes.guess_type(os.fsdecode(path))[0] or "application/octet-stream"
-        fields = {"ETag": tag, "Content-Type": kind}
-        await self.respond(HTTPStatus.OK, fields, size=found.st_size)
-        sent = found.st_size if self.is_head else 0
-        while sent < found.st_size:
-            room = memoryview(self.buffer)[: found.st_size - sent]
-            count = await self.ring.do(uring.Read(fd, room, sent))
+        kind, coding = mimetypes.guess_type(os.fsdecode(path))
+        kind = kind if kind and not coding else "application/octet-stream"
+        lines = {"ETag": tag, "Content-Type": kind, "Accept-Ranges": "bytes"}
+        part = None
+        if not self.is_head and fields.get(b"if-range", tag.encode()) == tag.encode():
+            part = part_asked_for(fields.get(b"range", b""), found.st_size)
+        if part is None:
+            part, status = range(found.st_size), HTTPStatus.OK
+        elif not part:
+            unmet = {"Content-Range": f"bytes */{found.st_size}"}
+            return await self.respond(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, unmet)
+        else:
+            status = HTTPStatus.PARTIAL_CONTENT
+            lines["Content-Range"] = f"bytes {part[0]}-{part[-1]}/{found.st_size}"
+        await self.respond(status, lines, size=len(part))
+        while part and not self.is_head:
+            room = memoryview(self.buffer)[: len(part)]
+            count = await self.ring.do(uring.Read(fd, room, part[0]))
             if count == 0:  # it was cut short, and so is the response
                 self.is_kept = False
                 return None
             await self.send(room[:count])
-            sent += count
+            part = part[count:]
         return None
 
     async def respond(
@@ -133,10 +146,22 @@ class Connection:
         await self.send(head.encode() + (b"" if self.is_head else body), flags)
 
     async def send(self, content: bytes | memoryview, flags: int = 0) -> None:
-        """Send all of it."""
+        """Send all of it, to a client that takes it."""
         while content:
-            count = await self.ring.do(uring.Send(self.client, content, flags))
+            async with asyncio.timeout(IDLE_SECONDS):
+                count = await self.ring.do(uring.Send(self.client, content, flags))
             content = content[count:]
+
+
+def part_asked_for(wish: bytes, size: int) -> range | None:
+    """Say which bytes a Range field asks for, empty if there are none such; None for the file."""
+    asked = RANGE.fullmatch(wish)
+    if not asked or not size:  # several parts, and other units, are answered with all of it
+        return None
+    first, last = asked.groups()
+    if not first:
+        return range(max(0, size - int(last)), size)
+    return range(int(first), min(int(last or size) + 1, size))
 
 
 async def accept(listener: socket.socket, root: int) -> None:

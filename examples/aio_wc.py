@@ -6,8 +6,10 @@ Count the lines, words and bytes of many files at once, as wc does.
 
 import argparse
 import asyncio
+import signal
 import sys
 
+import uring
 import uring.aio
 
 AT_ONCE = 64
@@ -60,4 +62,10 @@ async def main(paths: list[str]) -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Count lines, words and bytes.")
     parser.add_argument("file", nargs="+")
-    sys.exit(asyncio.run(main(parser.parse_args().file)))
+    args = parser.parse_args()
+    for number in (signal.SIGPIPE, signal.SIGINT):  # `| head` and Ctrl-C end this as they end wc
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        sys.exit(asyncio.run(main(args.file)))
+    except (OSError, ValueError, uring.UringError) as error:
+        sys.exit(f"error: {error}")

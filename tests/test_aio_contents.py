@@ -277,6 +277,17 @@ def test_write_bytes_refuses_what_it_cannot_write(
     assert [*tmp_path.iterdir()] == []
 
 
+def test_write_bytes_of_paths_without_data_says_what_it_takes() -> None:
+    """Paths alone are no pairs, also where a path of two characters looks like one."""
+    for paths in (["long name"], ["ab"], [b"ab"]):
+
+        async def body(paths: Any = paths) -> None:
+            await aio.write_bytes(paths)
+
+        with pytest.raises(TypeError, match="a mapping, or pairs of path and data"):
+            _run(body)
+
+
 @pytest.mark.parametrize("number", [0, 4097, True, "1"])
 def test_in_flight_is_in_range(number: Any) -> None:
     """It is an integer of at least 1; of copyfile() 2."""

@@ -455,9 +455,23 @@ def test_files_are_not_pickled(path: Path) -> None:
     asyncio.run(body())
 
 
+def test_an_opening_that_is_used_as_a_file_says_what_is_missing(path: Path) -> None:
+    """What a file has is an AttributeError that shows how to get one; hasattr() is as ever."""
+    opening = files.open(path)
+    with pytest.raises(AttributeError, match=r"^'read' of .* await uring\.aio\.open\("):
+        opening.read()  # type: ignore[attr-defined]  # that is the mistake
+    assert not hasattr(opening, "write")
+
+    async def body() -> None:
+        async with opening as file:
+            assert await file.read() != ""
+
+    asyncio.run(body())
+
+
 def test_an_opening_that_is_not_awaited_warns(path: Path) -> None:
-    """open() without await is a coroutine that was never awaited."""
-    with pytest.warns(RuntimeWarning, match="never awaited"):
+    """open() without await is a coroutine that was never awaited, and is called by its name."""
+    with pytest.warns(RuntimeWarning, match=r"'uring\.aio\.open' was never awaited"):
         _drop([files.open(path)])
 
 

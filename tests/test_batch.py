@@ -177,7 +177,7 @@ def test_batch_refuses_what_cannot_be_run(
 )
 def test_batch_refuses_multishot(op: Queueable) -> None:
     """An operation with many results is refused, by its index."""
-    with pytest.raises(ValueError, match=r"operation 1, .*multishot"):
+    with pytest.raises(ValueError, match=r"operation 1, .*multishot.*; use stream\(\)"):
         Batch([Nop(), op])
 
 

@@ -33,7 +33,7 @@ LINES: Final = {
     "fixed_io.py": 101,  # reads and writes, registered and not, from the cache and from the disk
     "echo_multishot.py": 167,  # a server, and the clients that show it
     "aio_echo.py": 110,  # the same in tasks
-    "aio_static_server.py": 180,  # as much of HTTP as it takes for a browser, and for no more
+    "aio_static_server.py": 205,  # as much of HTTP as it takes for a browser, and for no more
     "splice_proxy.py": 182,  # a proxy, another one to compare, a client and a target
 }
 
@@ -1061,6 +1061,84 @@ def test_aio_static_server_does_not_send_what_the_client_has(static: Server, sit
 
 
 @pytest.mark.parametrize(
+    ("asked", "part"),
+    [
+        ("bytes=0-", range(3_000_000)),
+        ("bytes=0-1", range(2)),
+        ("bytes=131072-2999999", range(131_072, 3_000_000)),
+        ("bytes=2999999-99999999", range(2_999_999, 3_000_000)),
+        ("bytes=-7", range(2_999_993, 3_000_000)),
+        ("bytes=-9999999", range(3_000_000)),
+        ("bytes=3000000-", range(0)),
+        ("bytes=5-4", range(0)),
+        ("bytes=-0", range(0)),
+        ("bytes=-", None),
+        ("bytes=0-1,3-4", None),
+        (f"bytes={'9' * 5000}-", None),
+        ("lines=0-1", None),
+    ],
+)
+def test_aio_static_server_sends_the_part_that_is_asked_for(
+    static: Server, asked: str, part: range | None
+) -> None:
+    """One range is 206, or 416 if it is empty; what is no range that it knows, the whole file."""
+    content, path = pattern(3_000_000), "/large"
+    client = http.client.HTTPConnection(*static.address, timeout=SECONDS)
+    for _ in range(2):  # on one connection, so that no byte is too many
+        client.request("GET", path, headers={"Range": asked})
+        with client.getresponse() as response:
+            place, body = response.headers["Content-Range"], response.read()
+        if part is None:
+            assert (response.status, place, body) == (200, None, content)
+        elif not part:
+            assert (response.status, place) == (416, "bytes */3000000")
+            assert body.startswith(b"416 ")
+        else:
+            assert (response.status, body) == (206, content[part.start : part.stop])
+            assert place == f"bytes {part[0]}-{part[-1]}/3000000"
+    client.close()
+
+
+def test_aio_static_server_sends_parts_of_the_file_that_the_client_has(static: Server) -> None:
+    """If-Range asks for a part of what it names and for the whole of all else; so does HEAD."""
+    client = http.client.HTTPConnection(*static.address, timeout=SECONDS)
+    client.request("HEAD", "/large", headers={"Range": "bytes=0-1"})
+    response = client.getresponse()
+    assert (response.status, response.read()) == (200, b"")
+    assert response.headers["Accept-Ranges"] == "bytes"
+    tag = response.headers["ETag"]
+    for known, status in ((tag, 206), (f"W/{tag}", 200), ('"other"', 200)):
+        fields = {"Range": "bytes=0-1", "If-Range": known}
+        client.request("GET", "/large", headers=fields)
+        with client.getresponse() as response:
+            assert (response.status, len(response.read())) == (status, 2 if status == 206 else 3e6)
+    client.request("GET", "/empty", headers={"Range": "bytes=0-"})
+    assert client.getresponse().status == 200
+    client.close()
+
+
+def test_aio_static_server_calls_what_is_compressed_bytes(static: Server, site: Path) -> None:
+    """A file that is compressed is not called what it would be without that."""
+    (site / "page.html.gz").write_bytes(b"compressed")
+    answer = exchanged(static, b"GET /page.html.gz HTTP/1.0\r\n\r\n")
+    assert b"\r\nContent-Type: application/octet-stream\r\n" in answer
+
+
+def test_aio_static_server_ends_with_clients_that_take_nothing(site: Path) -> None:
+    """A client that does not read its response is left when that has taken too long."""
+    hurry = "import asyncio\nasyncio.timeout = lambda _, timeout=asyncio.timeout: timeout(0.2)"
+    arguments = ("aio_static_server.py", site, "--port", "0")
+    with running(python_after(hurry, *arguments)) as server, server.connect() as client:
+        client.sendall(b"GET /large HTTP/1.1\r\n\r\n" * 5)
+        assert client.recv(9) == b"HTTP/1.1 "
+        before = server.descriptors()
+        deadline = time.monotonic() + SECONDS
+        while server.descriptors() >= before:  # nothing else tells that it has given up
+            assert time.monotonic() < deadline
+        assert server.stop() == (0, b"", b"")
+
+
+@pytest.mark.parametrize(
     "sent",
     [
         b"nonsense\r\n\r\n",
@@ -1144,6 +1222,40 @@ def test_aio_wc_names_what_it_cannot_read(tmp_path: Path) -> None:
     assert finished.returncode == 1
     assert finished.stderr.decode() == f"{tmp_path / 'none'}: No such file or directory\n"
     assert finished.stdout.startswith(b"       1        1         5 ")
+
+
+def test_aio_wc_says_in_one_line_what_it_cannot_do(tmp_path: Path) -> None:
+    """A backend that there is not is one line on stderr."""
+    (tmp_path / "file").write_bytes(b"text\n")
+    wrong = "os.environ['URING_AIO_BACKEND'] = 'wrong'"
+    assert_fails(run_after(wrong, "aio_wc.py", tmp_path / "file"), "not 'wrong'")
+
+
+def test_aio_wc_ends_with_its_reader_and_with_ctrl_c(tmp_path: Path) -> None:
+    """A reader that has seen enough, and Ctrl-C while a FIFO is waited for, end it in silence."""
+    paths = [tmp_path / f"{'x' * 200}{number}" for number in range(400)]
+    for path in paths:
+        path.write_bytes(b"")
+    with subprocess.Popen(
+        command("aio_wc.py", *paths), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as child:
+        assert child.stdout
+        assert child.stderr
+        assert child.stdout.readline()
+        child.stdout.close()
+        assert (child.wait(SECONDS), child.stderr.read()) == (-signal.SIGPIPE, b"")
+    os.mkfifo(tmp_path / "fifo")
+    with subprocess.Popen(command("aio_wc.py", tmp_path / "fifo"), stderr=subprocess.PIPE) as child:
+        assert child.stderr
+        writing = None
+        deadline = time.monotonic() + SECONDS
+        while writing is None:  # until it is there to read
+            assert time.monotonic() < deadline
+            with contextlib.suppress(OSError):
+                writing = os.open(tmp_path / "fifo", os.O_WRONLY | os.O_NONBLOCK)
+        child.send_signal(signal.SIGINT)
+        assert (child.wait(SECONDS), child.stderr.read()) == (-signal.SIGINT, b"")
+        os.close(writing)
 
 
 # ---- splice_proxy ----

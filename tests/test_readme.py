@@ -80,6 +80,12 @@ def test_readme_names_every_operation() -> None:
     assert set(re.findall(r"`(\w+)`", section)) == exported - {"Operation"}
 
 
+def test_readme_names_every_example() -> None:
+    """The README's table of examples is the folder's."""
+    named = re.findall(r"^\| \[`examples/(\w+\.py)[^`]*`\]\(examples/\1\) ", README, re.MULTILINE)
+    assert sorted(named) == sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+
+
 @pytest.mark.parametrize("example", examples_in(ASYNC))
 def test_async_example_prints_what_it_says(ring_refusal: str, example: str) -> None:
     """Each block of the page prints what stands as comments behind its print() calls."""

@@ -149,5 +149,5 @@ class RecordSide(Core):
             if isinstance(op, type):
                 what = "a class: make an instance of it"
             elif isinstance(op, tuple | list):
-                what += ": pass it to queue_all()"
+                what += ": pass it to queue_all() or run()"
             raise TypeError(f"the ring queues operations and SQEs, not {what}")

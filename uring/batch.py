@@ -218,17 +218,18 @@ def _encode(index: int, op: Queueable) -> tuple[bytes, object]:
     if is_multishot(record) or op._is_multishot:
         raise ValueError(
             f"operation {index}, {op!r}, is multishot: it has many results, and a run gives one"
-            " for each operation; queue() it"
+            " for each operation; use stream()"
         )
     if op._reaches_out or (op._takes_buffer and not isinstance(op.group, int)):  # type: ignore[attr-defined]  # what takes one has it
         raise ValueError(
             f"operation {index}, {op!r}, is not for a batch: what it takes or promises is accounted"
-            " for in the order in which single operations are queued and complete; queue() it"
+            " for in the order in which single operations are queued and complete; queue() it,"
+            " or do() it in uring.aio"
         )
     if len(record) != SQE_SIZE:
         raise ValueError(
             f"operation {index}, {op!r}, has an SQE of {len(record)} bytes, and a batch holds those"
-            f" of {SQE_SIZE}: queue() it"
+            f" of {SQE_SIZE}: queue() it, or do() it in uring.aio"
         )
     if record[1] & _SKIP:
         raise ValueError(

@@ -1,6 +1,13 @@
 """
 io_uring for asyncio, uvloop and trio: any operation as something to await, and files on top.
 
+`open()` is the built-in one to be awaited, `stat()`, `rename()` and their like are those of `os`,
+and `read_bytes()` and `write_bytes()` take one path or many. They work in threads where io_uring is
+not to be had: `backend()` tells, `use_backend()` decides.
+
+`ring()` is the ring of the running loop: `await ring().do(op)` is one operation, `run(ops)` many
+that are known together, and `stream(op)` one that completes again and again.
+
 The layers, from the top; each imports only from those below it::
 
     files  paths                     files as open() has them; functions as os has them

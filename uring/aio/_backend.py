@@ -60,7 +60,10 @@ _choice: Final = _Choice()
 
 def use_backend(name: Backend | None) -> None:
     """
-    Force where the file layer has its operations done, in all of the process.
+    Force where the file layer has its operations done, in all of the process, from now on.
+
+    Files that are open already go on there, too. Without this, it is a ring wherever there is one,
+    and threads elsewhere: those of the loop's default executor, or of `trio.to_thread`.
 
     Args:
         name: "threads"; or "io_uring", with which what cannot be done on a ring raises SetupError
@@ -80,7 +83,8 @@ def backend() -> Backend:
     """
     Tell where the file layer has its operations done, here and now: "io_uring" or "threads".
 
-    It looks whether a ring is to be had, unless that is known. In a loop that makes its ring.
+    It looks whether a ring is to be had, unless that is known. In a loop that makes its ring. A
+    single operation that the kernel's rings lack may be done in a thread all the same.
 
     Raises:
         ValueError: the environment variable URING_AIO_BACKEND names no backend.

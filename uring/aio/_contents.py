@@ -131,7 +131,8 @@ async def read_bytes(
     Args:
         paths: one path, or any number of them.
         return_exceptions: have errors in the list in place of the contents, instead of raised.
-        in_flight: how many files are open and read at once.
+        in_flight: how many files are open and read at once, 1 to 4096. Each takes 64 KiB of memory,
+            and more if it is longer.
 
     Returns:
         The contents; a list of them, in the order of the paths, when there are several.
@@ -181,7 +182,7 @@ async def write_bytes(
             order files are written is not defined: name each once.
         data: what goes into the one path.
         return_exceptions: have errors in the list in place of the sizes, instead of raised.
-        in_flight: how many files are open and written at once.
+        in_flight: how many files are open and written at once, 1 to 4096.
 
     Returns:
         How many bytes were written; a list of that, in the order given, when there are several.
@@ -201,6 +202,10 @@ async def write_bytes(
         raise TypeError("data is for one path: several have theirs in a mapping, or in pairs")
     else:
         pairs = [*(paths.items() if isinstance(paths, Mapping) else paths)]
+        if any(isinstance(pair, _PATH) for pair in pairs):
+            raise TypeError(
+                "several paths need data for each: a mapping, or pairs of path and data"
+            )
     names = _names(path for path, _ in pairs)
     views = [memoryview(content).cast("B") for _, content in pairs]
     todo = [*zip(names, views, strict=True)]

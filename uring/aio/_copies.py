@@ -37,9 +37,9 @@ async def copyfile(
     Args:
         src: the file to copy.
         dst: the file to make, or to overwrite.
-        chunk: how much one operation reads or writes, in bytes.
-        in_flight: how many chunks are in memory, and so in flight, at most; half of them are
-            read while the others are written.
+        chunk: how much one operation reads or writes, in bytes: up to 2**30.
+        in_flight: how many chunks are in memory, and so in flight, at most: 2 to 1024. Half of them
+            are read while the others are written.
 
     Returns:
         `dst`.

@@ -10,7 +10,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NoReturn, TypeVar, overload
 
 from uring.aio._backend import do
 from uring.aio._buffered import BufferedRandom, BufferedReader, BufferedWriter
@@ -64,6 +64,16 @@ class Opening(Generic[F]):
 
     def __await__(self) -> Generator[Any, Any, F]:
         return self._coroutine.__await__()
+
+    if not TYPE_CHECKING:  # who checks types knows
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise AttributeError(
+                f"{name!r} of a file that is not open yet: write"
+                " `file = await uring.aio.open(...)`, or `async with uring.aio.open(...) as file`",
+                name=name,
+                obj=self,
+            )
 
     async def __aenter__(self) -> F:
         self._file = file = await self._coroutine
@@ -183,7 +193,8 @@ def open(
         file: a path, or a descriptor.
         mode: "r", "w", "x" or "a"; with "b" for bytes instead of text, and "+" for both directions.
         buffering: 0 for none, in binary files; 1 to flush at the end of each line, in text files;
-            or the size of the buffer in bytes. -1 has the file system say.
+            or the size of the buffer in bytes. -1 takes what the file system prefers, mostly 4096;
+            from Python 3.14 on at least io.DEFAULT_BUFFER_SIZE, as the built-in open() does.
         encoding: that of the text; None is the locale's.
         errors: what is done about text that cannot be encoded or decoded.
         newline: None, "", "\n", "\r" or "\r\n", as for the built-in open().
@@ -193,6 +204,8 @@ def open(
 
     Raises:
         OSError: it cannot be opened; as the built-in one raises it, as all others.
+        RuntimeError: no event loop is running.
+        SetupError: io_uring is forced, and not to be had -> see `use_backend()`.
     """
     if isinstance(mode, str):
         if "b" not in mode:
@@ -234,6 +247,9 @@ async def _open(
         raw._release()
         raise
     return text
+
+
+_open.__qualname__ = "uring.aio.open"  # as warnings and tracebacks name what was not awaited
 
 
 def _is_unbuffered(size: int, *, is_binary: bool) -> bool:

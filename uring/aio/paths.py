@@ -55,7 +55,6 @@ __all__ = [
     "write_bytes",
 ]
 
-_A: Final = AtFlags
 _NO_FLAGS: Final = AtFlags(0)
 _NS: Final = 1_000_000_000
 
@@ -95,9 +94,9 @@ async def stat(
         dir_fd: the directory that a relative path starts from; None is the current one.
         follow_symlinks: whether a symbolic link stands for its target.
     """
-    flags = _A.NO_AUTOMOUNT  # as stat(2)
+    flags = AtFlags.NO_AUTOMOUNT  # as stat(2)
     if not follow_symlinks:
-        flags |= _A.SYMLINK_NOFOLLOW
+        flags |= AtFlags.SYMLINK_NOFOLLOW
     mask = StatxMask.BASIC_STATS
     if not _is_number(path):
         op = Statx(path, mask=mask, statx_flags=flags, dir_fd=dir_fd)
@@ -108,7 +107,7 @@ async def stat(
         raise ValueError("stat: cannot use fd and follow_symlinks together")
     if path < 0:  # one of which stands for the current directory
         raise OSError(errno.EBADF, os.strerror(errno.EBADF), path)
-    op = Statx("", mask=mask, statx_flags=flags | _A.EMPTY_PATH, dir_fd=path)
+    op = Statx("", mask=mask, statx_flags=flags | AtFlags.EMPTY_PATH, dir_fd=path)
     try:
         return _stat_result(await do(op))
     except OSError as error:
@@ -199,7 +198,7 @@ async def link(
         follow_symlinks: whether the name is for the target of a symbolic link. os.link() says it
             does that unless told otherwise, and on Linux does not; this does what it says.
     """
-    flags = _A.SYMLINK_FOLLOW if follow_symlinks else _NO_FLAGS
+    flags = AtFlags.SYMLINK_FOLLOW if follow_symlinks else _NO_FLAGS
     await do(Linkat(src, dst, hardlink_flags=flags, old_dir_fd=src_dir_fd, new_dir_fd=dst_dir_fd))
 
 
@@ -237,7 +236,7 @@ async def remove(path: PathLike, *, dir_fd: int | None = None) -> None:
 
 async def rmdir(path: PathLike, *, dir_fd: int | None = None) -> None:
     """Remove an empty directory: as os.rmdir()."""
-    await do(Unlinkat(path, unlink_flags=_A.REMOVEDIR, dir_fd=dir_fd))
+    await do(Unlinkat(path, unlink_flags=AtFlags.REMOVEDIR, dir_fd=dir_fd))
 
 
 async def getxattr(path: PathLike | int, attribute: str | bytes | os.PathLike[str]) -> bytes:
