@@ -315,3 +315,18 @@ def test_what_is_no_size_moves_nothing(name: str, wrong: Any, path: Path) -> Non
             assert await file.read() == b"ne\ntwo\r\nthree"
 
     asyncio.run(body())
+
+
+@pytest.mark.parametrize("length", [8191, 8192, 8193])
+def test_text_goes_on_to_the_buffer_when_there_is_a_chunk(length: int, path: Path) -> None:
+    """What a write() leaves for the next flush is as much as the built-in file leaves."""
+
+    async def body() -> int:
+        async with files.open(path, "w", 100) as file:
+            await file.write("x" * length)
+            return os.fstat(file.fileno()).st_size
+
+    with path.open("w", 100, encoding="utf-8") as file:
+        file.write("x" * length)
+        expected = os.fstat(file.fileno()).st_size
+    assert asyncio.run(body()) == expected
