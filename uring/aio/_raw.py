@@ -337,7 +337,7 @@ class FileIO(IOBase):
             data = memoryview(data)[:IO_MAX]
         elif not data:
             return 0
-        offset = self._position if self._is_positional and not self._appends else -1
+        offset = self._place_to_write()
         try:
             count: int = await do(Write(self._fd, data, offset))
         except BaseException as error:
@@ -346,11 +346,23 @@ class FileIO(IOBase):
         self._moved_on(count)
         return count
 
+    def _place_to_write(self) -> int:
+        if not self._is_positional:
+            return -1
+        if self._appends:  # where that is, the position of the descriptor tells afterwards
+            os.lseek(self._fd, self._position, os.SEEK_SET)
+            return -1
+        return self._position
+
     def _moved_on(self, count: int) -> None:
-        if self._appends and self._is_positional:
-            self._position = os.lseek(self._fd, 0, os.SEEK_CUR)
-        elif count > 0:
-            self._position += count
+        """Go behind what was written; that may be something even when nothing is said."""
+        if not (self._appends and self._is_positional):
+            self._position += max(0, count)
+            return
+        place = os.lseek(self._fd, 0, os.SEEK_CUR)
+        if place == self._position and count > 0:  # Linux 6.18, when not all could be written
+            place = os.lseek(self._fd, 0, os.SEEK_END)
+        self._position = place
 
     @exclusive
     async def write(self, data: "Buffer", /) -> int:
