@@ -344,6 +344,30 @@ def test_cancelled_read_lets_go_of_all(kit: Kit, fifo: Path, slots: bool) -> Non
     os.close(kept)
 
 
+def test_dropped_read_keeps_its_memory(fifo: Path) -> None:
+    """What the kernel may still read into is not used for another call."""
+    reading = memoryview(b"")
+
+    async def body() -> None:
+        nonlocal reading
+        (reading,) = _contents._spare
+        coroutine = aio.read_bytes([fifo, "/etc/passwd"])
+        coroutine.send(None)
+        coroutine.close()
+
+    _run(body)
+    assert all(room is not reading for room in _contents._spare)
+
+
+def test_room_that_another_thread_takes_is_made_anew(
+    files: dict[Path, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be gone between a look and the taking of it."""
+    gone = type("Gone", (list,), {"__bool__": lambda _: True})
+    monkeypatch.setattr(_contents, "_spare", gone())
+    assert KITS[0].run(aio.read_bytes, files) == [*files.values()]
+
+
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("what", ["read", "write", "copy"])
 def test_cancelled_at_any_turn(

@@ -2,7 +2,9 @@
 
 import array
 import asyncio
+import errno
 import os
+import resource
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ from aio_scripts import (
     Step,
     bytes_files,
     differences,
+    have,
     make_folders,
     text_files,
 )
@@ -315,3 +318,48 @@ def test_what_is_no_size_moves_nothing(name: str, wrong: Any, path: Path) -> Non
             assert await file.read() == b"ne\ntwo\r\nthree"
 
     asyncio.run(body())
+
+
+@pytest.mark.parametrize("length", [8191, 8192, 8193])
+def test_text_goes_on_to_the_buffer_when_there_is_a_chunk(length: int, path: Path) -> None:
+    """What a write() leaves for the next flush is as much as the built-in file leaves."""
+
+    async def body() -> int:
+        async with files.open(path, "w", 100) as file:
+            await file.write("x" * length)
+            return os.fstat(file.fileno()).st_size
+
+    with path.open("w", 100, encoding="utf-8") as file:
+        file.write("x" * length)
+        expected = os.fstat(file.fileno()).st_size
+    assert asyncio.run(body()) == expected
+
+
+def test_appending_to_the_limit_leaves_the_position_of_the_built_in_file(path: Path) -> None:
+    """It is behind what was written, also when that is not all; what fails does not move it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    other = path.with_name("other")
+    other.write_bytes(path.read_bytes())
+
+    async def body(opening: Any, name: Path) -> list[Any]:
+        file = await have(opening(name, "a+b", 0))
+        await have(file.seek(0))
+        found = []
+        for size in (2, 10, 10, 1):
+            found += [await have(file.read(4)), await have(file.tell())]
+            try:
+                found.append(await have(file.write(b"x" * size)))
+            except OSError as error:
+                found.append(error.errno)
+            found += [await have(file.tell()), await have(file.seek(5 - size // 2))]
+        await have(file.close())
+        return found
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))
+    try:
+        theirs = asyncio.run(body(open, other))
+        assert asyncio.run(body(files.open, path)) == theirs
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert 4 in theirs  # bytes that were written, of 10
+    assert errno.EFBIG in theirs

@@ -212,7 +212,8 @@ READ1_FORGETS_WRITES: Final = _read1_forgets_writes()
 Await = Callable[[Any], Awaitable[Any]]
 
 
-async def _have(value: Any) -> Any:
+async def have(value: Any) -> Any:
+    """Give a result, awaited if it is one of ours."""
     return await value if hasattr(value, "__await__") else value
 
 
@@ -255,7 +256,7 @@ class Player:
         if READ1_FORGETS_WRITES and step.name in _READS and self.is_for_both:
             self._note(Step("flush"))
             with contextlib.suppress(Exception):
-                await _have(self.file.flush())
+                await have(self.file.flush())
         self._note(step)
         is_relative = step.name == "seek" and step.args[1:] == (os.SEEK_CUR,)
         return not (self.is_lost and (step.name == "tell" or is_relative))
@@ -285,7 +286,7 @@ class Player:
         try:
             value = getattr(self.file, name)
             if callable(value):
-                value = await _have(value(*args, **step.keywords))
+                value = await have(value(*args, **step.keywords))
         except Exception as error:  # noqa: BLE001 - compared
             return _outcome_of(error)
         if name == "detach":
@@ -305,7 +306,7 @@ async def outcomes(opened: Opened, script: list[Step], path: Path, open_it: Any)
     found: list[Any] = []
     how = opened.buffering, opened.encoding, opened.errors, opened.newline
     try:
-        file = await _have(open_it(path, opened.mode, *how))
+        file = await have(open_it(path, opened.mode, *how))
     except Exception as error:  # noqa: BLE001 - compared
         found.append(_outcome_of(error))
     else:
@@ -313,7 +314,7 @@ async def outcomes(opened: Opened, script: list[Step], path: Path, open_it: Any)
         player = Player(file, opened)
         found += [await player.play(step) for step in script]
         found.append(await player.play(Step("close")))
-        await _have(player.file.close())
+        await have(player.file.close())
     found.append(_bytes_in(path))
     return found
 

@@ -323,13 +323,11 @@ async def _read_window(bound: Ring, names: "Sequence[str | bytes]") -> "list[byt
             return [await _read_alone(bound, names[0])]
         except OSError as error:
             return [error]
-    is_spare = bool(_spare) and len(names) <= IN_FLIGHT
-    room = _spare.pop() if is_spare else _room(len(names) * _FIRST_READ)
-    files = []
-    for place, name in enumerate(names):
-        start = place * _FIRST_READ
-        files.append(_File(name, room[start : start + _FIRST_READ]))
-    try:
+    with _first_room(len(names)) as room:
+        files = []
+        for place, name in enumerate(names):
+            start = place * _FIRST_READ
+            files.append(_File(name, room[start : start + _FIRST_READ]))
         with _slots(bound, len(names)) as slots:
             if slots:
                 await _read_chains(bound, files, slots)
@@ -339,8 +337,22 @@ async def _read_window(bound: Ring, names: "Sequence[str | bytes]") -> "list[byt
                     await _open(bound, files, os.O_RDONLY)
                     await _read_on(bound, files)
         return [b"".join(each.parts) if each.error is None else each.error for each in files]
+
+
+@contextmanager
+def _first_room(count: int) -> Iterator["memoryview[int]"]:
+    """Give room for the first reads of so many files."""
+    try:
+        room = _spare.pop() if count <= IN_FLIGHT else _room(count * _FIRST_READ)
+    except IndexError:  # another call has it, maybe that of another thread
+        room = _room(count * _FIRST_READ)
+    try:
+        yield room
+    except GeneratorExit:  # of a coroutine that is dropped: it does not wait for the kernel
+        room = _room(IN_FLIGHT * _FIRST_READ)
+        raise
     finally:
-        if is_spare:  # nothing is in flight any more, whatever comes out of here
+        if not _spare and len(room) == IN_FLIGHT * _FIRST_READ:
             _spare.append(room)
 
 

@@ -327,22 +327,32 @@ class FileIO(IOBase):
             data = memoryview(data)[:_IO_MAX]
         elif not data:
             return 0
-        offset = self._position if self._is_positional and not self._appends else -1
+        offset = self._place_to_write()
         try:
             count: int = await do(Write(self._fd, data, offset))
         except BaseException as error:
-            self._moved_on(late_result(error) or 0, len(data))
+            self._moved_on(late_result(error) or 0)
             raise
-        self._moved_on(count, len(data))
+        self._moved_on(count)
         return count
 
-    def _moved_on(self, count: int, wanted: int) -> None:
-        if self._appends and self._is_positional:
-            # Linux 6.18 does not move the position when less than all is written.
-            whence = os.SEEK_END if 0 < count < wanted else os.SEEK_CUR
-            self._position = os.lseek(self._fd, 0, whence)
-        elif count > 0:
-            self._position += count
+    def _place_to_write(self) -> int:
+        if not self._is_positional:
+            return -1
+        if self._appends:  # where that is, the position of the descriptor tells afterwards
+            os.lseek(self._fd, self._position, os.SEEK_SET)
+            return -1
+        return self._position
+
+    def _moved_on(self, count: int) -> None:
+        """Go behind what was written; that may be something even when nothing is said."""
+        if not (self._appends and self._is_positional):
+            self._position += max(0, count)
+            return
+        place = os.lseek(self._fd, 0, os.SEEK_CUR)
+        if place == self._position and count > 0:  # Linux 6.18, when not all could be written
+            place = os.lseek(self._fd, 0, os.SEEK_END)
+        self._position = place
 
     @exclusive
     async def write(self, data: "Buffer", /) -> int:
@@ -461,7 +471,7 @@ class FileIO(IOBase):
                     count = os.write(self._fd, rest[:_SURELY_TAKEN])
                 else:
                     return
-                self._moved_on(count, count)
+                self._moved_on(count)
                 rest = rest[count:]
 
 

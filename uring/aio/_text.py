@@ -227,7 +227,7 @@ class TextIOWrapper(TextBase):
         self._forget()
         if self._decoder is not None:
             self._decoder.reset()
-        if self._pending_size + len(data) > self._CHUNK_SIZE or is_flushed or self._write_through:
+        if self._pending_size + len(data) >= self._CHUNK_SIZE or is_flushed or self._write_through:
             await self._write_out(data, is_flushed=is_flushed)
         else:
             self._pending.append(data)
