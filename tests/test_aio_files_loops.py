@@ -190,7 +190,7 @@ def test_a_second_task_is_refused(kit: Kit, pipe: tuple[int, int]) -> None:
             async def second() -> None:
                 while not reader._is_busy:
                     await kit.sleep(0)
-                for call in (reader.readline, reader.close, lambda: reader.read(1), reader.peek):
+                for call in (reader.readline, partial(reader.read, 1), reader.peek):
                     with pytest.raises(RuntimeError, match=BUSY.split(":", maxsplit=1)[0]):
                         await call()
                 os.write(pipe[1], b"line\n")
@@ -200,6 +200,63 @@ def test_a_second_task_is_refused(kit: Kit, pipe: tuple[int, int]) -> None:
         os.close(pipe[1])
 
     kit.run(body)
+
+
+@pytest.mark.parametrize("is_error", [False, True], ids=["close", "error"])
+@pytest.mark.parametrize("mode", ["r", "rb"])
+def test_what_is_closed_amid_the_call_of_another_task_is_closed_behind_it(
+    mode: str, kit: Kit, pipe: tuple[int, int], *, is_error: bool
+) -> None:
+    """close() says so; an exception in the block is not hidden by that. The call goes on."""
+
+    async def body() -> None:
+        got: list[Any] = []
+
+        async def first(reader: Any) -> None:
+            got.append(await reader.readline())
+
+        async def second(reader: Any) -> None:
+            while not reader._is_busy:
+                await kit.sleep(0)
+            if is_error:
+                with pytest.raises(KeyError):
+                    async with reader:
+                        raise KeyError
+            else:
+                with pytest.raises(RuntimeError, match="as soon as that is done"):
+                    await reader.close()
+            assert not reader.closed
+            os.write(pipe[1], b"line\n")
+
+        reader = await files.open(pipe[0], mode)
+        await kit.all(lambda: first(reader), lambda: second(reader))
+        assert got == ["line\n" if mode == "r" else b"line\n"]
+        assert reader.closed
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(pipe[0])
+        os.close(pipe[1])
+
+    kit.run(body)
+
+
+def test_what_is_written_is_kept_when_another_task_closes(kit: Kit, path: Path) -> None:
+    """A flush is under way: all gets into the file, which is closed then."""
+
+    async def body() -> None:
+        writer = await files.open(path, "w")
+        await writer.write("written")
+
+        async def close() -> None:
+            while not writer._is_busy:
+                await kit.sleep(0)
+            with pytest.raises(RuntimeError, match="as soon as that is done"):
+                await writer.close()
+
+        await kit.all(writer.flush, close)
+        assert writer.closed
+
+    kit.run(body)
+    assert path.read_text(encoding="ascii") == "written"
 
 
 def test_pread_and_pwrite_use_no_position(kit: Kit, path: Path) -> None:
@@ -381,8 +438,9 @@ def test_dropped_files_warn_write_and_close(
         return [file]
 
     kept = asyncio.run(body())  # the loop is closed when it is dropped
-    with pytest.warns(ResourceWarning, match="unclosed file <uring.aio"):
+    with pytest.warns(ResourceWarning, match="unclosed file <uring.aio") as seen:
         _drop(kept)
+    assert [warning.filename for warning in seen] == [__file__]
     assert b"dropped" in path.read_bytes()
     assert descriptors() == before
 

@@ -148,8 +148,8 @@ class Core:
         if owner != own:
             raise WrongThreadError(
                 f"this ring has SetupFlags.{(self._params.flags & _OWNED).name} and belongs to the"
-                f" thread with native id {owner}; this is thread {own}: use it from its owner, or"
-                " make it without that flag"
+                f" thread with native id {owner}; this is thread {own}: use it from its owner"
+                " (that of an event loop: in tasks of the loop), or make it without that flag"
             )
 
     def _check_enter(self, result: int) -> int:

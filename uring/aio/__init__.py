@@ -27,7 +27,14 @@ The layers, from the top; each imports only from those below it::
 from uring.aio._backend import backend, use_backend
 from uring.aio._ring import Ring, ring
 from uring.aio._streams import Stream
-from uring.aio.files import open  # noqa: A004 - it is that, awaited
+from uring.aio.files import (
+    BufferedRandom,
+    BufferedReader,
+    BufferedWriter,
+    FileIO,
+    TextIOWrapper,
+    open,  # noqa: A004 - it is that, awaited
+)
 from uring.aio.paths import (
     copyfile,
     getxattr,
@@ -48,8 +55,13 @@ from uring.aio.paths import (
 )
 
 __all__ = [
+    "BufferedRandom",
+    "BufferedReader",
+    "BufferedWriter",
+    "FileIO",
     "Ring",
     "Stream",
+    "TextIOWrapper",
     "backend",
     "copyfile",
     "getxattr",

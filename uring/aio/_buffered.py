@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING, NoReturn
 
 from uring.aio._backend import late_result
-from uring.aio._iobase import bytes_of, exclusive, room_of, size_of
+from uring.aio._iobase import IfCancelled, bytes_of, exclusive, room_of, size_of
 from uring.aio._raw import FileIO
 from uring.aio._window import NONE, Window
 
@@ -237,13 +237,8 @@ class _Writes(Window):
 
     @exclusive
     async def _write(self, data: "bytes | memoryview[int]") -> int:
-        try:
+        with IfCancelled(lambda _error: self._put(data)):
             await self._flush()
-        except Exception:
-            raise
-        except BaseException:
-            self._put(data)
-            raise
         raw = self._attached()
         lead = self._lead()
         if lead:
@@ -251,15 +246,9 @@ class _Writes(Window):
             self._raw_at -= lead
         total = len(data)
         rest = memoryview(data)
-        while len(rest) > self._size:
-            try:
-                count = await raw._write(rest)
-            except Exception:
-                raise
-            except BaseException as error:
-                self._keep(rest[max(0, late_result(error) or 0) :])
-                raise
-            rest = rest[count:]
+        with IfCancelled(lambda error: self._keep(rest[max(0, late_result(error) or 0) :])):
+            while len(rest) > self._size:
+                rest = rest[await raw._write(rest) :]
         self._keep(rest)
         return total
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Coroutine, Iterable
 from io import UnsupportedOperation
 from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar, cast
 
+from uring.aio._backend import callers_level
+
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
@@ -40,8 +42,26 @@ def exclusive(
             return await method(self, *args, **kwargs)
         finally:
             self._is_busy = False
+            if self._is_doomed:
+                self._end_now()
 
     return cast("Callable[Concatenate[B, P], Coroutine[Any, Any, R]]", alone)
+
+
+class IfCancelled:
+    """A block that undoes something when the task is cancelled in it; not when it fails."""
+
+    __slots__ = ("_undo",)
+
+    def __init__(self, undo: Callable[[BaseException], object]) -> None:
+        self._undo = undo
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is not None and not isinstance(error, Exception):
+            self._undo(error)
 
 
 def size_of(size: Any) -> int:
@@ -96,6 +116,8 @@ class IOBase:
 
     _is_busy = False
     """Whether a task waits for something of this file."""
+    _is_doomed = False
+    """Whether it is to be closed as soon as no task waits for it."""
     _is_below = False
     """Whether another file writes to this one, and ends with it: a cycle may end it first."""
 
@@ -103,8 +125,11 @@ class IOBase:
         self._check_open()
         return self
 
-    async def __aexit__(self, *_error: object) -> None:
-        await self.close()
+    async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if self._is_busy and error is not None:
+            self._is_doomed = True  # what is wrong is not that another task is not done
+        else:
+            await self.close()
 
     def __aiter__(self) -> Self:
         self._check_open()
@@ -192,7 +217,29 @@ class IOBase:
         raise NotImplementedError
 
     async def close(self) -> None:
-        """Flush and close; a second time it does nothing."""
+        """
+        Flush and close; a second time it does nothing.
+
+        The file is closed whatever happens. When the task is cancelled meanwhile, what is left to
+        write is written, and the file closed, in this thread: except what has no positions, such
+        as a pipe, is only given what it takes without waiting. So it is done, too, as soon as
+        possible, when another task is using the file; but that is a RuntimeError here.
+        """
+        if self._is_busy:
+            self._is_doomed = True
+            raise RuntimeError(f"{BUSY}. It is closed as soon as that is done")
+        await self._close()
+
+    async def _close(self) -> None:
+        raise NotImplementedError
+
+    def _end_now(self) -> None:
+        self._is_doomed = False
+        if self._is_unclosed():
+            self._leave()
+
+    def _leave(self) -> None:
+        """Write what is buffered and close, now and in this thread."""
         raise NotImplementedError
 
     # ---- beside the position ----
@@ -277,4 +324,5 @@ class IOBase:
 
 def warn_of_unclosed(source: object) -> None:
     """Warn of a file that was dropped and not closed."""
-    warnings.warn(f"unclosed file {source!r}", ResourceWarning, stacklevel=3, source=source)
+    text = f"unclosed file {source!r}"
+    warnings.warn(text, ResourceWarning, stacklevel=callers_level(), source=source)

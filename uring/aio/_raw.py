@@ -407,8 +407,7 @@ class FileIO(IOBase):
     # ---- the end ----
 
     @exclusive
-    async def close(self) -> None:
-        """Close the descriptor, unless `closefd` is False; a second time it does nothing."""
+    async def _close(self) -> None:
         fd, self._fd = self._fd, -1
         if fd < 0:
             return
@@ -447,6 +446,9 @@ class FileIO(IOBase):
                 warn_of_unclosed(source)
         finally:
             self._release()
+
+    def _leave(self) -> None:
+        self._release()
 
     def _release(self) -> None:
         """Close now, and in this thread."""

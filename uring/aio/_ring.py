@@ -33,8 +33,8 @@ class Ring(Exchange):
     asynchronous context manager, or call `aclose()`. It is used in the loop's thread alone.
 
     Args:
-        entries: the size of the submission queue, as for `uring.Ring`. More operations than that
-            may be begun at once: they take turns.
+        entries: the size of the submission queue, as for `uring.Ring`: how many operations one
+            system call submits. More than that may be begun in one turn: they take turns.
         cq_entries: that of the completion queue; the default is four times `entries`.
         flags: further `SetupFlags`. SINGLE_ISSUER and DEFER_TASKRUN are added where the kernel has
             them (6.1). Not SQPOLL, IOPOLL or R_DISABLED.
@@ -126,9 +126,12 @@ class Ring(Exchange):
                 async for cqe in accepted:
                     tasks.create_task(serve(cqe.result()))
 
+        An operation that completes once is a stream of one.
+
         Args:
             op: the operation, not linked.
-            limit: how many completions may be unread before the kernel is told to stop meanwhile.
+            limit: how many completions may be unread before the kernel is told to stop meanwhile;
+                from 1 to 2**32 - 1.
 
         Raises:
             ValueError, TypeError, RingClosedError: as for `do()`.
@@ -144,7 +147,8 @@ class Ring(Exchange):
         Do any number of operations, and give their completions, in the order of the operations.
 
         For chains, and for many at once: it is one wait for all of them. As `uring.Ring.run()`,
-        which says what is taken and raised, but that other tasks go on meanwhile.
+        which says what is taken and raised, but that other tasks go on meanwhile. Its timeout is
+        `asyncio.timeout()` or `trio.fail_after()`.
 
         Cancellation: what is in flight is cancelled and waited for, and what has not begun does
             not. All results are lost, though what was done is done; new descriptors are closed.
@@ -187,8 +191,11 @@ class Ring(Exchange):
 
     def __repr__(self) -> str:
         if self._refusal is not None:
-            return f"<aio.Ring closed: {self._refusal}>"
-        return f"<aio.Ring of {len(self._takers)} operations and {len(self._runs)} runs in flight>"
+            return f"<uring.aio.Ring closed: {self._refusal}>"
+        return (
+            f"<uring.aio.Ring of {len(self._takers)} operations and {len(self._runs)} runs"
+            " in flight>"
+        )
 
 
 def _plain_ring(entries: int, cq_entries: int | None, flags: SetupFlags) -> PlainRing:

@@ -15,7 +15,7 @@ import sys
 from typing import Any, Final
 
 from uring.aio import _cookies
-from uring.aio._iobase import BUSY, exclusive, size_of
+from uring.aio._iobase import BUSY, IfCancelled, exclusive, size_of
 from uring.aio._raw import FileIO
 from uring.aio._textbase import Snapshot, TextBase
 
@@ -87,15 +87,10 @@ class TextIOWrapper(TextBase):
         self._chunks.clear()
         parts = [self._take(size)]
         missing = size - len(parts[0])
-        try:
+        with IfCancelled(lambda _error: self._go_back(*before)):
             while missing > 0 and await self._read_chunk(missing):
                 parts.append(self._take(missing))
                 missing -= len(parts[-1])
-        except Exception:
-            raise
-        except BaseException:
-            self._go_back(*before)
-            raise
         return "".join(parts)
 
     async def readline(self, size: int = -1, /) -> str:
@@ -160,13 +155,8 @@ class TextIOWrapper(TextBase):
         await self._write_pending()
         before = self._decoded, self._used, self._snapshot
         self._chunks.clear()
-        try:
+        with IfCancelled(lambda _error: self._go_back(*before)):
             return await self._join_line(limit)
-        except Exception:
-            raise
-        except BaseException:
-            self._go_back(*before)
-            raise
 
     async def _join_line(self, limit: int) -> str:
         parts: list[str] = []
@@ -230,26 +220,23 @@ class TextIOWrapper(TextBase):
         if self._pending_size + len(data) >= self._CHUNK_SIZE or is_flushed or self._write_through:
             await self._write_out(data, is_flushed=is_flushed)
         else:
-            self._pending.append(data)
-            self._pending_size += len(data)
+            self._pend(data)
         return length
 
     @exclusive
     async def _write_out(self, data: bytes, *, is_flushed: bool) -> None:
         if self._pending_size + len(data) > self._CHUNK_SIZE:
-            try:
+            with IfCancelled(lambda _error: self._pend(data)):
                 await self._write_pending()
-            except Exception:
-                raise
-            except BaseException:
-                self._pending, self._pending_size = [data], len(data)
-                raise
-        self._pending.append(data)
-        self._pending_size += len(data)
+        self._pend(data)
         if self._pending_size >= self._CHUNK_SIZE or is_flushed or self._write_through:
             await self._write_pending()
         if is_flushed:
             await self._attached().flush()
+
+    def _pend(self, data: bytes) -> None:
+        self._pending.append(data)
+        self._pending_size += len(data)
 
     def _take_pending(self) -> bytes:
         data = b"".join(self._pending)
@@ -382,14 +369,7 @@ class TextIOWrapper(TextBase):
         return await self._attached()._settled(writes=writes)
 
     @exclusive
-    async def close(self) -> None:
-        """
-        Flush and close; a second time it does nothing.
-
-        The file is closed whatever happens. When the task is cancelled meanwhile, what is left to
-        write is written, and the file closed, in this thread: except what has no positions, such
-        as a pipe, is only given what it takes without waiting.
-        """
+    async def _close(self) -> None:
         buffer = self._attached()
         if buffer.closed:
             return
@@ -399,9 +379,12 @@ class TextIOWrapper(TextBase):
             await buffer.close()
             raise
         except BaseException:
-            buffer._leave(self._take_pending())
+            self._leave()
             raise
         await buffer.close()
+
+    def _leave(self) -> None:
+        self._attached()._leave(self._take_pending())
 
     def _is_unclosed(self) -> bool:
         return self._buffer is not None and self._buffer._is_unclosed()

@@ -262,14 +262,7 @@ class Window(IOBase):
         return raw
 
     @exclusive
-    async def close(self) -> None:
-        """
-        Flush and close; a second time it does nothing.
-
-        The file is closed whatever happens. When the task is cancelled meanwhile, what is left to
-        write is written, and the file closed, in this thread: except what has no positions, such
-        as a pipe, is only given what it takes without waiting.
-        """
+    async def _close(self) -> None:
         raw = self._attached()
         if raw.closed:
             return

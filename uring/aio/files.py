@@ -79,9 +79,9 @@ class Opening(Generic[F]):
         self._file = file = await self._coroutine
         return file
 
-    async def __aexit__(self, *_error: object) -> None:
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if self._file is not None:
-            await self._file.close()
+            await self._file.__aexit__(kind, error, trace)
 
 
 @overload
@@ -177,7 +177,8 @@ def open(
     `fdatasync()` and `fallocate()`.
 
     One task at a time: a call while another task waits for the same file is a RuntimeError. Only
-    `pread()` and `pwrite()` may be many.
+    `pread()` and `pwrite()` may be many. A file that is to be closed then, as by an exception in
+    its `async with` block, is closed as soon as the other task has what it waits for.
 
     Cancellation: a read that is cancelled takes nothing: the next one gives what it would have
         given. A write that is cancelled has taken all: what is not in the file yet comes with the
