@@ -304,6 +304,33 @@ def test_one_pread_moves_no_more_than_the_kernel_does(
     asyncio.run(body())
 
 
+@pytest.mark.parametrize("mode", ["r", "rb", "r+b", "raw"])
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        *[(name, (-1 << 70,)) for name in ("read", "readline", "readlines", "read1")],
+        *[("seek", (0, "x")), ("seek", (0, 1.0)), ("seek", (sys.maxsize, os.SEEK_CUR))],
+        ("readinto", (memoryview(bytearray(8))[::2],)),
+    ],
+)
+def test_numbers_and_buffers_are_refused_as_by_the_built_in_files(
+    name: str, args: tuple[Any, ...], mode: str, path: Path
+) -> None:
+    """What does not fit, and what has gaps, raises the same exceptions."""
+
+    async def raised(opening: Any) -> Any:
+        file = await have(opening(path, "rb", 0) if mode == "raw" else opening(path, mode))
+        await have(file.read(1))
+        try:
+            return await have(getattr(file, name)(*args))
+        except Exception as error:  # noqa: BLE001 - compared
+            return type(error)
+        finally:
+            await have(file.close())
+
+    assert asyncio.run(raised(files.open)) == asyncio.run(raised(open))
+
+
 @pytest.mark.parametrize("name", ["read", "read1", "readline", "readlines", "seek"])
 @pytest.mark.parametrize("wrong", [1.5, "1"])
 def test_what_is_no_size_moves_nothing(name: str, wrong: Any, path: Path) -> None:

@@ -87,7 +87,7 @@ class _Reads(Window):
 
     async def read1(self, size: int = -1, /) -> bytes:
         """Read what is buffered, or once from the file, up to `size` bytes."""
-        size = operator.index(size)
+        size = size_of(operator.index(size))
         self._checked("read of")
         if size < 0:
             size = self._size

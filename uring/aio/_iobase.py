@@ -66,7 +66,7 @@ class IfCancelled:
 
 def size_of(size: Any) -> int:
     """Check a size that may be None, which is -1."""
-    if type(size) is int and size <= sys.maxsize:
+    if type(size) is int and -sys.maxsize <= size <= sys.maxsize:
         return size
     if size is None:
         return -1
@@ -98,7 +98,7 @@ def room_of(buffer: "Buffer", method: str) -> "memoryview[int]":
         view = memoryview(buffer)
     except TypeError:
         view = memoryview(b"")
-    if view.readonly:
+    if view.readonly or not view.c_contiguous:
         name = type(buffer).__name__
         which = "argument 1" if sys.version_info >= (3, 13) else "argument"
         raise TypeError(f"{method}() {which} must be read-write bytes-like object, not {name}")

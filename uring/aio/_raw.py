@@ -10,9 +10,11 @@ import contextlib
 import errno
 import fcntl
 import mmap
+import operator
 import os
 import select
 import stat
+import sys
 from io import UnsupportedOperation
 from typing import TYPE_CHECKING, Any, Final
 
@@ -167,6 +169,8 @@ class FileIO(IOBase):
             return os.lseek(self._fd, offset, whence)
         if whence == os.SEEK_CUR:
             offset, whence = self._position + offset, os.SEEK_SET
+            if offset > sys.maxsize:
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         self._position = os.lseek(self._fd, offset, whence)
         return self._position
 
@@ -177,7 +181,7 @@ class FileIO(IOBase):
     @exclusive
     async def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         """Move the position: from the beginning, from where it is, from the end."""
-        return self._seek(offset, whence)
+        return self._seek(offset, operator.index(whence))
 
     async def tell(self) -> int:
         """Return the position."""

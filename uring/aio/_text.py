@@ -49,7 +49,7 @@ class TextIOWrapper(TextBase):
         self._check_reads()
         buffered, flags = self._decoder.getstate() if self._seekable else (b"", 0)
         if size > 0:
-            size = int(max(self._ratio, 1.0) * size)
+            size = min(int(max(self._ratio, 1.0) * size), sys.maxsize)
         chunk: bytes = await self._attached().read1(max(self._CHUNK_SIZE, size))
         decoded: str = self._decoder.decode(chunk, not chunk)
         self._decoded, self._used = decoded, 0
@@ -294,6 +294,7 @@ class TextIOWrapper(TextBase):
             cookie: what `tell()` gave; 0 for the beginning, or with another `whence`.
             whence: os.SEEK_SET; or os.SEEK_CUR or os.SEEK_END, with 0.
         """
+        whence = operator.index(whence)
         self._check_open()
         if not self._seekable:
             self._unsupported("underlying stream is not seekable")

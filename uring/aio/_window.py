@@ -209,7 +209,7 @@ class Window(IOBase):
     async def seek(self, target: int, whence: int = os.SEEK_SET, /) -> int:
         """Move the position: from the beginning, from where it is, from the end."""
         raw = self._attached()
-        if whence not in range(os.SEEK_HOLE + 1):
+        if operator.index(whence) not in range(os.SEEK_HOLE + 1):
             raise ValueError(f"whence value {whence} unsupported")
         raw = self._checked("seek of")
         if not raw.seekable():
