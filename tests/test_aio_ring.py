@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 import trio
 import uvloop
-from aio import KITS, Kit
+from aio import KITS, Kit, has, until
 
 import uring
 import uring.aio
@@ -590,7 +590,7 @@ def test_what_comes_before_the_reset_is_found(
             reset()
 
         async def nop() -> None:
-            await kit.sleep(0.01)
+            await until(kit, has(ring))
             monkeypatch.setattr(ring, "_reset_eventfd", late)
             await ring.do(Nop())
 
@@ -717,7 +717,7 @@ def test_leaving_the_block_cancels_and_drains(kit: Kit, pipe: tuple[int, int]) -
 
         async def block(made: uring.aio.Ring) -> None:
             async with made:
-                await kit.sleep(0.01)
+                await until(kit, has(made, 3))
             assert made.plain.closed
 
         ring = uring.aio.Ring(8)
@@ -810,7 +810,7 @@ def test_kernel_without_deferred_work_has_rings_too(
         assert await kit.within(0.01, lambda: ring.do(Read(pipe[0], bytearray(1))))
 
         async def write() -> None:
-            await kit.sleep(0.01)
+            await until(kit, has(ring))
             os.write(pipe[1], b"x")
 
         assert (await kit.all(lambda: ring.do(Read(pipe[0], bytearray(1))), write))[0] == 1
@@ -878,13 +878,14 @@ def test_wakeups_are_never_lost(kit: Kit) -> None:
 def test_two_loops_in_two_threads_share_nothing(kit: Kit, in_thread: Callable[..., None]) -> None:
     """Loops in several threads at once: each has a ring, and all results are their own."""
     rings: set[int] = set()
+    at_once = threading.Barrier(3)
 
     async def main() -> None:
         ring = uring.aio.ring()
         rings.add(id(ring))
+        at_once.wait(SOON)
         for _ in range(20):
             assert await kit.all(*[lambda: ring.do(Nop())] * 100) == [0] * 100
-        await kit.sleep(0.1)
 
     threads = [threading.Thread(target=in_thread, args=[lambda: kit.run(main)]) for _ in range(2)]
     for thread in threads:
@@ -988,7 +989,7 @@ class TestAsyncio:
         async def main() -> uring.Ring:
             ring = uring.aio.ring()
             tasks.append(asyncio.ensure_future(ring.do(Read(pipe[0], buffer))))
-            await asyncio.sleep(0.01)
+            await until(KITS[0], has(ring))
             assert ring.plain.in_flight == 1
             return ring.plain
 
@@ -1035,7 +1036,7 @@ class TestAsyncio:
                     raise
 
             task = asyncio.create_task(read())
-            await asyncio.sleep(0.01)
+            await until(KITS[0], has(ring))
             task.cancel()
             await asyncio.sleep(0)
             task.cancel()
@@ -1053,7 +1054,7 @@ class TestAsyncio:
             buffer = bytearray(1)
             coroutine = ring.do(Read(pipe[0], buffer))
             coroutine.send(None)
-            await asyncio.sleep(0.01)
+            await until(KITS[0], has(ring))
             coroutine.close()
             async with asyncio.timeout(SOON):
                 while ring._takers:  # noqa: ASYNC110 - nobody is told
@@ -1097,11 +1098,11 @@ def test_cancelling_passes_what_drains(
                 await ring.do(Read(pipe[0], bytearray(1)))
 
         async def drain() -> None:
-            await kit.sleep(0.02)
+            await until(kit, has(ring))
             assert await ring.do(Nop(flags=SQEFlags.IO_DRAIN)) == 0
 
         async def end() -> None:
-            await kit.sleep(0.1)
+            await until(kit, has(ring, 2))
             await ring.aclose()
 
         if is_closing:
@@ -1127,13 +1128,13 @@ def test_ring_closed_while_it_is_being_closed(
                 await ring.do(Read(pipe[0], bytearray(1)))
 
         async def end() -> None:
-            await kit.sleep(0.01)
+            await until(kit, has(ring))
             monkeypatch.setattr(ring, "_queue_cancel", lambda _number: None)
             await ring.aclose()
             assert ring.plain.closed
 
         async def close() -> None:
-            await kit.sleep(0.05)
+            await until(kit, lambda: bool(ring._closers))
             if is_broken:
                 ring._break(uring.EnterError(errno.ENXIO, "gone"))
             else:
@@ -1163,7 +1164,7 @@ def test_close_that_fails_tells_all(
                 await ring.do(Read(pipe[0], bytearray(1)))
 
         async def end() -> None:
-            await kit.sleep(0.01)
+            await until(kit, has(ring))
             monkeypatch.setattr(ring.plain, "close", warn)
             with pytest.raises(RuntimeWarning):
                 ring.close()
@@ -1252,7 +1253,7 @@ def test_file_that_fails_when_its_turn_comes(
                     await ring.do(Read(File(), bytearray(1)))
 
             async def allow() -> None:
-                await kit.sleep(0.05)
+                await until(kit, lambda: len(ring._backlog) == 2)
                 monkeypatch.setattr(ring.plain, "submit", submit)
 
             nop = lambda: ring.do(Nop())  # noqa: E731 - a function, in one word
@@ -1294,7 +1295,7 @@ def test_child_that_closes_its_copy_leaves_the_parent_alone(
         ring = uring.aio.Ring(8)
 
         async def fork() -> None:
-            await kit.sleep(0.02)
+            await until(kit, has(ring))
             pid = os.fork()
             if pid == 0:
                 ring.close()

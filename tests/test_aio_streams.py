@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
-from aio import KITS, Kit
+from aio import KITS, Kit, has, until
 
 import uring
 import uring.aio
@@ -266,7 +266,7 @@ def test_stream_is_read_by_one_task(kit: Kit, listener: socket.socket) -> None:
         async with ring.stream(AcceptMultishot(listener)) as accepted:
 
             async def second() -> None:
-                await kit.sleep(0.01)
+                await until(kit, lambda: accepted._waiter is not None)
                 with pytest.raises(RuntimeError, match="another task is reading"):
                     await anext(accepted)
                 connect(listener, 1)[0].close()
@@ -347,7 +347,7 @@ def test_stream_ends_with_its_ring(kit: Kit, pipe: tuple[int, int]) -> None:
                 await anext(stream)
 
         async def close() -> None:
-            await kit.sleep(0.01)
+            await until(kit, lambda: stream._waiter is not None)
             ring.close()
 
         await kit.all(read, close)
@@ -447,7 +447,7 @@ def test_stream_is_closed_by_several(kit: Kit, listener: socket.socket) -> None:
     async def main() -> None:
         ring = uring.aio.ring()
         accepted = ring.stream(AcceptMultishot(listener))
-        await kit.sleep(0.01)
+        await until(kit, has(ring))
 
         async def close() -> None:
             await accepted.aclose()
@@ -470,7 +470,7 @@ def test_reader_does_not_go_on_with_what_is_closed(kit: Kit, listener: socket.so
                 os.close(cqe.result())
 
         async def close(accepted: uring.aio.Stream) -> None:
-            await kit.sleep(0.02)
+            await until(kit, lambda: accepted._waiter is not None)
             clients.extend(connect(listener, 1))
             number = accepted.number
             while not accepted._pause_is_asked and not accepted._is_paused:
@@ -500,18 +500,17 @@ def test_stream_waits_for_the_kernel_while_its_ring_is_closed(
     async def main() -> None:
         ring = uring.aio.Ring(8)
         ticks = ring.stream(PollMultishot(pipe[0], select.POLLIN))
-        await kit.sleep(0.02)
+        await until(kit, has(ring))
         cancel = ring._queue_cancel
         monkeypatch.setattr(ring, "_queue_cancel", lambda _number: None)
 
         async def leave() -> None:
-            await kit.sleep(0.02)
-            assert ring.closed
+            await until(kit, lambda: ring.closed)
             await ticks.aclose()
             assert ticks.number not in ring._takers
 
         async def allow() -> None:
-            await kit.sleep(0.05)
+            await until(kit, lambda: bool(ticks._closers))
             monkeypatch.setattr(ring, "_queue_cancel", cancel)
 
         await kit.all(ring.aclose, leave, allow)

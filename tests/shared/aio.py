@@ -8,6 +8,8 @@ from typing import Any, Final, Protocol
 import trio
 import uvloop
 
+import uring.aio
+
 Function = Callable[..., Awaitable[Any]]
 
 
@@ -30,6 +32,17 @@ class Kit(Protocol):
 
     async def within(self, seconds: float, function: Function) -> bool:
         """Cancel what takes longer: whether it did."""
+
+
+async def until(kit: Kit, is_so: Callable[[], bool]) -> None:
+    """Wait for something to be so."""
+    while not is_so():
+        await kit.sleep(0.001)
+
+
+def has(ring: uring.aio.Ring, count: int = 1) -> Callable[[], bool]:
+    """Whether the kernel has so many operations of a ring."""
+    return lambda: ring.plain.in_flight >= count and not ring.plain.sq_ready()
 
 
 class _Asyncio:
