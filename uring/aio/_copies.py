@@ -62,7 +62,7 @@ async def copyfile(
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), source)
         async with _opened_new(target) as writing:
             found = await do(Statx("", statx_flags=_ITSELF, dir_fd=writing))
-            with _naming(source, target):
+            with _naming_both(source, target):
                 # What has no size, as the files in /proc, is dear to read but from its front.
                 if modes.S_ISREG(given.mode) and given.size and modes.S_ISREG(found.mode):
                     await _copy(reading, writing, chunk, in_flight)
@@ -74,7 +74,7 @@ async def copyfile(
 
 
 @contextmanager
-def _naming(source: str | bytes, target: str | bytes) -> Iterator[None]:
+def _naming_both(source: str | bytes, target: str | bytes) -> Iterator[None]:
     """Name both files in what is raised."""
     try:
         yield

@@ -322,6 +322,46 @@ class IOBase:
         await (await self._settled(writes=True))._allocate(mode, offset, length)
 
 
+class Above(IOBase):
+    """A file that is above another one, which knows most about it."""
+
+    def _attached(self) -> Any:
+        """Give the file underneath; refuse when it was detached."""
+        raise NotImplementedError
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed."""
+        is_closed: bool = self._attached().closed
+        return is_closed
+
+    @property
+    def name(self) -> Any:
+        """What it was opened by: a path, or a descriptor."""
+        return self._attached().name
+
+    def fileno(self) -> int:
+        """Return the descriptor; what is buffered is not written for it."""
+        number: int = self._attached().fileno()
+        return number
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return bool(self._attached().isatty())
+
+    def readable(self) -> bool:
+        """Whether it is open for reading."""
+        return bool(self._attached().readable())
+
+    def writable(self) -> bool:
+        """Whether it is open for writing."""
+        return bool(self._attached().writable())
+
+    def seekable(self) -> bool:
+        """Whether it has positions."""
+        return bool(self._attached().seekable())
+
+
 def warn_of_unclosed(source: object) -> None:
     """Warn of a file that was dropped and not closed."""
     text = f"unclosed file {source!r}"

@@ -4,7 +4,7 @@ import codecs
 import io
 from typing import TYPE_CHECKING, Any, Final
 
-from uring.aio._iobase import IOBase
+from uring.aio._iobase import Above
 
 if TYPE_CHECKING:
     from uring.aio._buffered import BufferedRandom, BufferedReader, BufferedWriter
@@ -38,7 +38,7 @@ class _Iso2022Decoder:
             self._decoder.reset()
 
 
-class TextBase(IOBase):
+class TextBase(Above):
     """What a text file is; what it does stands in `_text`."""
 
     _buffer: "BufferedReader | BufferedWriter | BufferedRandom | None" = None
@@ -130,16 +130,6 @@ class TextBase(IOBase):
             super()._check_open()
 
     @property
-    def closed(self) -> bool:
-        """Whether it is closed."""
-        return self._attached().closed
-
-    @property
-    def name(self) -> Any:
-        """What it was opened by: a path, or a descriptor."""
-        return self._attached().name
-
-    @property
     def encoding(self) -> str:
         """The encoding."""
         return self._encoding
@@ -165,26 +155,6 @@ class TextBase(IOBase):
     def write_through(self) -> bool:
         """Whether what is written goes straight to the binary file."""
         return self._write_through
-
-    def fileno(self) -> int:
-        """Return the descriptor; what is buffered is not written for it."""
-        return self._attached().fileno()
-
-    def isatty(self) -> bool:
-        """Whether it is a terminal."""
-        return self._attached().isatty()
-
-    def readable(self) -> bool:
-        """Whether it is open for reading."""
-        return self._attached().readable()
-
-    def writable(self) -> bool:
-        """Whether it is open for writing."""
-        return self._attached().writable()
-
-    def seekable(self) -> bool:
-        """Whether it has positions."""
-        return self._attached().seekable()
 
     def reconfigure(
         self,

@@ -10,17 +10,17 @@ goes back with the raw position before it writes, or reads anew.
 import operator
 import os
 import sys
-from typing import Any, Final
+from typing import Final
 
 from uring.aio._backend import late_result
-from uring.aio._iobase import IOBase, exclusive
+from uring.aio._iobase import Above, exclusive
 from uring.aio._raw import FileIO
 
 NONE: Final = -1
 """In place of `_end` or `_dirty_end`: there is nothing of that kind in the window."""
 
 
-class Window(IOBase):
+class Window(Above):
     """What readers and writers have in common: the buffer, and the way to the file."""
 
     _raw: FileIO | None = None
@@ -61,27 +61,9 @@ class Window(IOBase):
         return raw
 
     @property
-    def closed(self) -> bool:
-        """Whether it is closed."""
-        return self._attached().closed
-
-    @property
-    def name(self) -> Any:
-        """What it was opened by: a path, or a descriptor."""
-        return self._attached().name
-
-    @property
     def mode(self) -> str:
         """The mode of the file underneath."""
         return self._attached().mode
-
-    def fileno(self) -> int:
-        """Return the descriptor; what is buffered is not written for it."""
-        return self._attached().fileno()
-
-    def isatty(self) -> bool:
-        """Whether it is a terminal."""
-        return self._attached().isatty()
 
     def readable(self) -> bool:
         """Whether it is open for reading."""
@@ -90,10 +72,6 @@ class Window(IOBase):
     def writable(self) -> bool:
         """Whether it is open for writing."""
         return self._writes and self._attached().writable()
-
-    def seekable(self) -> bool:
-        """Whether it has positions."""
-        return self._attached().seekable()
 
     # ---- the window ----
 
