@@ -323,7 +323,7 @@ def test_syncing_and_allocating_flush_first(kit: Kit, path: Path) -> None:
 
 
 def test_fifos_are_opened_without_waiting_in_this_thread(tmp_path: Path) -> None:
-    """open() of a FIFO waits for the other end while other tasks go on."""
+    """Opening one, or the first read of it, waits for the other end while other tasks go on."""
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
 
