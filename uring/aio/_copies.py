@@ -22,6 +22,7 @@ from uring.file_flags import AtFlags
 from uring.operations import Close, Openat, Read, Statx, Write
 
 CHUNK: Final = 256 * 1024
+"""With chunks of 64 KiB, 128 MiB in the page cache take 1.7 times as long; with 1 MiB, 0.9."""
 IN_FLIGHT: Final = 8
 _CHUNK_MAX: Final = 1 << 30
 _IN_FLIGHT_MAX: Final = 1024

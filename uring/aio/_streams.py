@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from uring.aio._loop import Call
 
 UNREAD_MAX: Final = 256
-"""How many completions are kept for a slow reader before the kernel must stop."""
+"""How many completions are kept for a slow reader before the kernel must stop: a ring's entries."""
 
 _CAN_PAUSE: Final = (
     AcceptMultishot,
