@@ -70,11 +70,17 @@ class TextIOWrapper(TextBase):
             snapshot = (snapshot[0], b"".join([snapshot[1], *chunks])) if snapshot else None
         self._snapshot = snapshot
 
-    @exclusive
     async def read(self, size: int | None = -1, /) -> str:
         """Read `size` characters, or fewer at the end of the file; all there is without a size."""
         size = size_of(size)
         self._check_reads()
+        decoded = self._decoded
+        if decoded and 0 <= size <= len(decoded) - self._used and not self._is_busy:
+            return self._take(size)
+        return await self._read(size)
+
+    @exclusive
+    async def _read(self, size: int) -> str:
         await self._write_pending()
         if size < 0:
             data = await self._attached().read()
