@@ -386,6 +386,21 @@ def test_dropped_files_warn_write_and_close(
     assert descriptors() == before
 
 
+@pytest.mark.parametrize("how", [("r", -1), ("rb", -1), ("rb", 0)], ids=repr)
+def test_warnings_of_dropped_files_are_of_the_line_that_drops(
+    how: tuple[str, int], path: Path
+) -> None:
+    """As those of the built-in files: they are seen where something can be done about them."""
+
+    async def body() -> Any:
+        return [await files.open(path, *how)]
+
+    kept = asyncio.run(body())
+    with pytest.warns(ResourceWarning) as seen:
+        kept.clear()
+    assert [warning.filename for warning in seen] == [__file__]
+
+
 @pytest.mark.parametrize("mode", ["w", "wb", "r+", "r+b"])
 def test_files_that_are_dropped_in_a_cycle_write(mode: str, path: Path) -> None:
     """Whatever part of a file the garbage collector takes first, all that was written is there."""

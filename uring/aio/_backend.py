@@ -176,12 +176,12 @@ def _fall_back(error: UringError) -> None:
         f" To have this without a warning, call uring.aio.use_backend('threads'), or set"
         f" {ENVIRONMENT}=threads",
         RuntimeWarning,
-        stacklevel=_callers_level(),
+        stacklevel=callers_level(),
     )
 
 
-def _callers_level() -> int:
-    """Where the caller of the package stands, counted as warnings.warn() does in `_fall_back`."""
+def callers_level() -> int:
+    """Where the caller of the package stands, counted as warnings.warn() does in who asks."""
     level = 1
     with contextlib.suppress(ValueError):  # all of the stack is the package's
         while sys._getframe(level).f_code.co_filename.startswith(_PACKAGE):

@@ -13,6 +13,8 @@ from collections.abc import Callable, Coroutine, Iterable
 from io import UnsupportedOperation
 from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar, cast
 
+from uring.aio._backend import callers_level
+
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
@@ -276,5 +278,6 @@ class IOBase:
 
 
 def warn_of_unclosed(source: object) -> None:
-    """Warn of a file that was dropped and not closed."""
-    warnings.warn(f"unclosed file {source!r}", ResourceWarning, stacklevel=3, source=source)
+    """Warn of a file that was dropped and not closed, in the line that did it."""
+    level = callers_level()
+    warnings.warn(f"unclosed file {source!r}", ResourceWarning, stacklevel=level, source=source)
