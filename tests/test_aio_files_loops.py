@@ -8,7 +8,7 @@ import os
 import pickle
 import pty
 import warnings
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -174,6 +174,49 @@ def test_a_cancelled_close_closes_and_writes(
     monkeypatch.setattr(_raw, "do", cancels)
     kit.run(body)
     assert path.read_bytes() == b"texts"
+
+
+@pytest.mark.parametrize("mode", ["w", "ab", "rb"])
+def test_files_of_generators_are_closed_with_the_loop(
+    mode: str, kit: Kit, path: Path, descriptors: Callable[[], set[str]]
+) -> None:
+    """What a generator has written that was left unfinished is there, and makes no other ring."""
+    before = descriptors()
+    data: Any = b"left" if "b" in mode else "left"
+    left = []
+
+    async def generate() -> AsyncGenerator[None, None]:
+        async with files.open(path, mode) as file:
+            if mode != "rb":
+                await file.write(data)
+            yield
+
+    async def body() -> None:
+        uring.aio.ring()
+        before.update(descriptors())
+        for _ in range(5):
+            left.append(generate())
+            await anext(left[-1])
+            await kit.sleep(0)
+
+    kit.run(body)
+    assert descriptors() <= before
+    assert path.read_bytes().endswith(b"left") == (mode != "rb")
+
+
+def test_a_close_at_the_end_of_the_loop_tells_what_is_wrong() -> None:
+    """What cannot be written by then is no less an error."""
+
+    async def body() -> None:
+        file = await files.open("/dev/full", "w")
+        await file.write("never")
+        file.buffer.raw._is_positional = True  # as what has positions, and is full
+        await uring.aio.ring().aclose()
+        with pytest.raises(OSError, match="No space left"):
+            await file.close()
+        assert file.closed
+
+    asyncio.run(body())
 
 
 def test_a_second_task_is_refused(kit: Kit, pipe: tuple[int, int]) -> None:

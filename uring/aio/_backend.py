@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from uring.aio import _threads
-from uring.aio._ring import Ring, ring
+from uring.aio._detect import running_loop
+from uring.aio._ring import Ring, _rings, ring
 from uring.completions import CQE
 from uring.errors import RegisterError, SetupError, UnsupportedError, UringError
 from uring.ring import Ring as PlainRing
@@ -130,6 +131,19 @@ def usable_ring() -> Ring | None:
         _fall_back(error)
         _remember(error)
         return None
+    except RuntimeError:
+        running_loop()  # unless there is none, trio's run ends: it finishes what generators have
+        return None
+
+
+def is_ending() -> bool:
+    """Whether the loop has closed its ring, as it does at its end: it should not make another."""
+    try:
+        known = _rings.get(running_loop().key)
+    except RuntimeError:
+        return False
+    found = known() if known is not None else None
+    return known is not None and (found is None or found.closed)
 
 
 async def do(op: Queueable) -> Any:

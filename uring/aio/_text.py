@@ -9,6 +9,7 @@ nothing buffered, and all bytes that it was given since. From these `tell()` mak
 The codecs are the standard library's, and so is what becomes of line ends.
 """
 
+import contextlib
 import operator
 import os
 import sys
@@ -18,6 +19,7 @@ from uring.aio import _cookies
 from uring.aio._iobase import BUSY, exclusive, size_of
 from uring.aio._raw import FileIO
 from uring.aio._textbase import Snapshot, TextBase
+from uring.errors import RingClosedError
 
 _BOMS_OF_C: Final = frozenset({"utf-16", "utf-32"})
 
@@ -387,20 +389,29 @@ class TextIOWrapper(TextBase):
         """
         Flush and close; a second time it does nothing.
 
-        The file is closed whatever happens. When the task is cancelled meanwhile, what is left to
-        write is written, and the file closed, in this thread: except what has no positions, such
-        as a pipe, is only given what it takes without waiting.
+        The file is closed whatever happens. When the task is cancelled meanwhile, or the loop ends,
+        what is left to write is written, and the file closed, in this thread: except what has no
+        positions, such as a pipe, is only given what it takes without waiting.
         """
         buffer = self._attached()
         if buffer.closed:
             return
+        if buffer._is_to_leave():
+            buffer._leave(self._take_pending())
+            return
         try:
             await self._flush()
+        except RingClosedError:
+            buffer._leave(self._take_pending())
+            if not buffer.raw._is_positional:
+                raise
+            return
         except Exception:
             await buffer.close()
             raise
         except BaseException:
-            buffer._leave(self._take_pending())
+            with contextlib.suppress(OSError):
+                buffer._leave(self._take_pending())
             raise
         await buffer.close()
 

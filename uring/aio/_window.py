@@ -7,13 +7,16 @@ the position of the raw file is in the window. A file that is open for both has 
 goes back with the raw position before it writes, or reads anew.
 """
 
+import contextlib
 import operator
 import os
 import sys
 from typing import Any, Final
 
+from uring.aio._backend import is_ending
 from uring.aio._iobase import IOBase, exclusive
 from uring.aio._raw import FileIO, late_result
+from uring.errors import RingClosedError
 
 NONE: Final = -1
 """In place of `_end` or `_dirty_end`: there is nothing of that kind in the window."""
@@ -265,25 +268,38 @@ class Window(IOBase):
         """
         Flush and close; a second time it does nothing.
 
-        The file is closed whatever happens. When the task is cancelled meanwhile, what is left to
-        write is written, and the file closed, in this thread: except what has no positions, such
-        as a pipe, is only given what it takes without waiting.
+        The file is closed whatever happens. When the task is cancelled meanwhile, or the loop ends,
+        what is left to write is written, and the file closed, in this thread: except what has no
+        positions, such as a pipe, is only given what it takes without waiting.
         """
         raw = self._attached()
         if raw.closed:
             return
+        if self._is_to_leave():
+            self._leave()
+            return
         try:
             await self._flush_to_leave()
+        except RingClosedError:
+            self._leave()
+            if not raw._is_positional:
+                raise
+            return
         except Exception:
             await raw.close()
             raise
         except BaseException:
-            self._leave()
+            with contextlib.suppress(OSError):
+                self._leave()
             raise
         await raw.close()
 
+    def _is_to_leave(self) -> bool:
+        """Whether what is buffered has to be written in this thread, since the loop ends."""
+        return self._writes and self._attached()._is_positional and is_ending()
+
     def _leave(self, unwritten: bytes = b"") -> None:
-        """Close now, and in this thread."""
+        """Write and close now, and in this thread."""
         try:
             self._write_now(unwritten)
         finally:
@@ -294,7 +310,8 @@ class Window(IOBase):
 
     def _drop(self, source: object, unwritten: bytes = b"") -> None:
         try:
-            self._write_now(unwritten)
+            with contextlib.suppress(OSError):  # nobody could be told
+                self._write_now(unwritten)
         finally:
             self._attached()._drop(source)
 
