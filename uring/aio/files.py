@@ -173,7 +173,8 @@ def open(
         given. A write that is cancelled has taken all: what is not in the file yet comes with the
         next flush. `close()` closes in any case. Without a buffer, a write may have been done.
 
-    A descriptor that is non-blocking is waited for as any other.
+    A descriptor that is non-blocking is waited for as any other. A FIFO may be open for reading
+    before there is a writer: then the first read waits for one.
 
     Lifetime: a file that is dropped unclosed warns (ResourceWarning), writes what it has buffered,
         and gives its descriptor back. It keeps its position itself: that of the descriptor follows
