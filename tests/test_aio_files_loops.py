@@ -9,7 +9,7 @@ import pickle
 import pty
 import resource
 import warnings
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -175,6 +175,49 @@ def test_a_cancelled_close_closes_and_writes(
     monkeypatch.setattr(_raw, "do", cancels)
     kit.run(body)
     assert path.read_bytes() == b"texts"
+
+
+@pytest.mark.parametrize("mode", ["w", "ab", "rb"])
+def test_files_of_generators_are_closed_with_the_loop(
+    mode: str, kit: Kit, path: Path, descriptors: Callable[[], set[str]]
+) -> None:
+    """What a generator has written that was left unfinished is there, and makes no other ring."""
+    before = descriptors()
+    data: Any = b"left" if "b" in mode else "left"
+    left = []
+
+    async def generate() -> AsyncGenerator[None, None]:
+        async with files.open(path, mode) as file:
+            if mode != "rb":
+                await file.write(data)
+            yield
+
+    async def body() -> None:
+        uring.aio.ring()
+        before.update(descriptors())
+        for _ in range(5):
+            left.append(generate())
+            await anext(left[-1])
+            await kit.sleep(0)
+
+    kit.run(body)
+    assert descriptors() <= before
+    assert path.read_bytes().endswith(b"left") == (mode != "rb")
+
+
+def test_a_close_at_the_end_of_the_loop_tells_what_is_wrong() -> None:
+    """What cannot be written by then is no less an error."""
+
+    async def body() -> None:
+        file = await files.open("/dev/full", "w")
+        await file.write("never")
+        file.buffer.raw._is_positional = True  # as what has positions, and is full
+        await uring.aio.ring().aclose()
+        with pytest.raises(OSError, match="No space left"):
+            await file.close()
+        assert file.closed
+
+    asyncio.run(body())
 
 
 def test_a_second_task_is_refused(kit: Kit, pipe: tuple[int, int]) -> None:
@@ -443,6 +486,21 @@ def test_dropped_files_warn_write_and_close(
     assert [warning.filename for warning in seen] == [__file__]
     assert b"dropped" in path.read_bytes()
     assert descriptors() == before
+
+
+@pytest.mark.parametrize("how", [("r", -1), ("rb", -1), ("rb", 0)], ids=repr)
+def test_warnings_of_dropped_files_are_of_the_line_that_drops(
+    how: tuple[str, int], path: Path
+) -> None:
+    """As those of the built-in files: they are seen where something can be done about them."""
+
+    async def body() -> Any:
+        return [await files.open(path, *how)]
+
+    kept = asyncio.run(body())
+    with pytest.warns(ResourceWarning) as seen:
+        kept.clear()
+    assert [warning.filename for warning in seen] == [__file__]
 
 
 @pytest.mark.parametrize("mode", ["w", "wb", "r+", "r+b"])

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from uring.aio import _threads
+from uring.aio._detect import running_kind
 from uring.aio._ring import Ring, ring
 from uring.completions import CQE
 from uring.errors import RegisterError, SetupError, UnsupportedError, UringError
@@ -133,6 +134,9 @@ def usable_ring() -> Ring | None:
     except _NO_RING as error:
         _fall_back(error)
         _remember(error)
+        return None
+    except RuntimeError:
+        running_kind().running_key()  # if there is one, it is a run of trio's, which is ending
         return None
 
 

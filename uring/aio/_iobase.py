@@ -5,6 +5,7 @@ A file is used by one task at a time: a call that comes while another one waits 
 both would want the same position. `pread()` and `pwrite()` are the exception; they have none.
 """
 
+import contextlib
 import functools
 import operator
 import sys
@@ -14,6 +15,8 @@ from io import UnsupportedOperation
 from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar, cast
 
 from uring.aio._backend import callers_level
+from uring.aio._ring import is_ending
+from uring.errors import RingClosedError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -220,10 +223,10 @@ class IOBase:
         """
         Flush and close; a second time it does nothing.
 
-        The file is closed whatever happens. When the task is cancelled meanwhile, what is left to
-        write is written, and the file closed, in this thread: except what has no positions, such
-        as a pipe, is only given what it takes without waiting. So it is done, too, as soon as
-        possible, when another task is using the file; but that is a RuntimeError here.
+        The file is closed whatever happens. When the task is cancelled meanwhile, or the loop ends,
+        what is left to write is written, and the file closed, in this thread: except what has no
+        positions, such as a pipe, is only given what it takes without waiting. So it is done, too,
+        when another task is using the file, as soon as it is not; that is a RuntimeError here.
         """
         if self._is_busy:
             self._is_doomed = True
@@ -236,7 +239,8 @@ class IOBase:
     def _end_now(self) -> None:
         self._is_doomed = False
         if self._is_unclosed():
-            self._leave()
+            with contextlib.suppress(OSError):  # whose task this is has not written it
+                self._leave()
 
     def _leave(self) -> None:
         """Write what is buffered and close, now and in this thread."""
@@ -339,6 +343,40 @@ class Above(IOBase):
     def name(self) -> Any:
         """What it was opened by: a path, or a descriptor."""
         return self._attached().name
+
+    @exclusive
+    async def _close(self) -> None:
+        below = self._attached()
+        if below.closed:
+            return
+        if self._is_positional and is_ending():
+            self._leave()
+            return
+        try:
+            await self._flush_to_leave()
+        except RingClosedError:  # the loop ends
+            self._leave()
+            if not self._is_positional:  # then not all may have been taken
+                raise
+        except Exception:
+            await below.close()
+            raise
+        except BaseException:
+            with contextlib.suppress(OSError):  # the cancellation is what is told
+                self._leave()
+            raise
+        else:
+            await below.close()
+
+    async def _flush_to_leave(self) -> None:
+        """Write what is buffered; there will be nothing more."""
+        raise NotImplementedError
+
+    @property
+    def _is_positional(self) -> bool:
+        """Whether writing to it never waits for somebody else."""
+        is_so: bool = self._attached()._is_positional
+        return is_so
 
     def fileno(self) -> int:
         """Return the descriptor; what is buffered is not written for it."""

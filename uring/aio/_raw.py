@@ -28,7 +28,8 @@ from uring.aio._iobase import (
     size_of,
     warn_of_unclosed,
 )
-from uring.errors import UringError
+from uring.aio._ring import is_ending
+from uring.errors import RingClosedError, UringError
 from uring.file_flags import FallocateFlags
 from uring.operations import Close, Fallocate, Fsync, Ftruncate, Read, Write
 
@@ -416,9 +417,13 @@ class FileIO(IOBase):
         if fd < 0:
             return
         self._leave_position(fd)
-        if self._closefd:
+        if self._closefd and is_ending():
+            self._close_now(fd)
+        elif self._closefd:
             try:
                 await do(Close(fd))
+            except RingClosedError:
+                self._close_now(fd)
             except OSError as error:
                 if isinstance(error, UringError):  # it was never begun
                     self._close_now(fd)
@@ -469,16 +474,15 @@ class FileIO(IOBase):
         What has no position, such as a pipe, is given what it takes without waiting.
         """
         rest = memoryview(data)
-        with contextlib.suppress(OSError):
-            while rest and self._fd >= 0:
-                if self._is_positional and not self._appends:
-                    count = os.pwrite(self._fd, rest, self._position)
-                elif self._is_positional or _takes(self._fd):
-                    count = os.write(self._fd, rest[:_SURELY_TAKEN])
-                else:
-                    return
-                self._moved_on(count)
-                rest = rest[count:]
+        while rest and self._fd >= 0:
+            if self._is_positional and not self._appends:
+                count = os.pwrite(self._fd, rest, self._position)
+            elif self._is_positional or _takes(self._fd):
+                count = os.write(self._fd, rest[:_SURELY_TAKEN])
+            else:
+                return
+            self._moved_on(count)
+            rest = rest[count:]
 
 
 def _one_go(buffer: "Buffer") -> "Buffer":

@@ -241,9 +241,23 @@ def ring() -> Ring:
     return found
 
 
-def _ring_of(key: object) -> Ring:
+def is_ending() -> bool:
+    """Whether the running loop has closed its ring, as it does at its end: make no other then."""
+    try:
+        key = running_kind().running_key()
+    except RuntimeError:
+        return False
+    found = _known(key)
+    return key in _rings and (found is None or found.closed)
+
+
+def _known(key: object) -> Ring | None:
     known = _rings.get(key)
-    found = known() if known is not None else None
+    return known() if known is not None else None
+
+
+def _ring_of(key: object) -> Ring:
+    found = _known(key)
     if found is None or found.closed or not found._loop.is_here():  # it ran in another thread
         found = Ring()
         _rings[key] = weakref.ref(found)

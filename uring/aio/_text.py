@@ -375,20 +375,8 @@ class TextIOWrapper(TextBase):
             await self.flush()
         return await self._attached()._settled(writes=writes)
 
-    @exclusive
-    async def _close(self) -> None:
-        buffer = self._attached()
-        if buffer.closed:
-            return
-        try:
-            await self._flush()
-        except Exception:
-            await buffer.close()
-            raise
-        except BaseException:
-            self._leave()
-            raise
-        await buffer.close()
+    async def _flush_to_leave(self) -> None:
+        await self._flush()
 
     def _leave(self) -> None:
         self._attached()._leave(self._take_pending())

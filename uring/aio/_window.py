@@ -7,6 +7,7 @@ the position of the raw file is in the window. A file that is open for both has 
 goes back with the raw position before it writes, or reads anew.
 """
 
+import contextlib
 import operator
 import os
 import sys
@@ -239,23 +240,8 @@ class Window(Above):
             await self.flush()
         return raw
 
-    @exclusive
-    async def _close(self) -> None:
-        raw = self._attached()
-        if raw.closed:
-            return
-        try:
-            await self._flush_to_leave()
-        except Exception:
-            await raw.close()
-            raise
-        except BaseException:
-            self._leave()
-            raise
-        await raw.close()
-
     def _leave(self, unwritten: bytes = b"") -> None:
-        """Close now, and in this thread."""
+        """Write and close now, and in this thread."""
         try:
             self._write_now(unwritten)
         finally:
@@ -266,7 +252,8 @@ class Window(Above):
 
     def _drop(self, source: object, unwritten: bytes = b"") -> None:
         try:
-            self._write_now(unwritten)
+            with contextlib.suppress(OSError):  # nobody could be told
+                self._write_now(unwritten)
         finally:
             self._attached()._drop(source)
 
