@@ -304,6 +304,30 @@ def test_one_pread_moves_no_more_than_the_kernel_does(
     asyncio.run(body())
 
 
+@pytest.mark.parametrize("buffering", [1, 100])
+def test_what_is_decoded_is_there_when_a_write_has_failed(buffering: int, path: Path) -> None:
+    """A write() that raises leaves a text file that is read where the built-in one is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    other = path.with_name("other")
+    other.write_bytes(path.read_bytes())
+
+    async def body(opening: Any, name: Path) -> list[Any]:
+        file = await have(opening(name, "r+", buffering))
+        found = [await have(file.readline())]
+        with pytest.raises(OSError, match="File too large"):
+            await have(file.write("x" * 10_000 + "\n"))
+        found.append(await have(file.readline()))
+        await have(file.close())
+        return found
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (14, hard))
+    try:
+        theirs = asyncio.run(body(open, other))
+        assert asyncio.run(body(files.open, path)) == theirs == ["one\n", "two\n"]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 @pytest.mark.parametrize("mode", ["r", "rb", "r+b", "raw"])
 @pytest.mark.parametrize(
     ("name", "args"),
