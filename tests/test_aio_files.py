@@ -286,6 +286,21 @@ def test_reading_far_more_than_there_is_costs_nothing(
         tracemalloc.stop()
 
 
+def test_a_buffer_of_any_size_costs_what_is_in_it(path: Path) -> None:
+    """Buffers of two gigabytes are read from, searched for lines, and written from."""
+
+    async def body() -> None:
+        async with files.open(path, "r+b", (1 << 31) - 1) as file:
+            assert await file.readline() == b"one\n"
+            assert [line async for line in file] == [b"two\r\n", b"three"]
+            await file.write(b"!" * 10)
+        assert path.read_bytes() == b"one\ntwo\r\nthree!!!!!!!!!!"  # noqa: ASYNC240 - it is here
+
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    asyncio.run(body())
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - used < 100_000  # kilobytes
+
+
 def test_one_pread_moves_no_more_than_the_kernel_does(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from uring.aio._backend import is_ending
 from uring.aio._iobase import IOBase, exclusive
-from uring.aio._raw import FileIO, late_result
+from uring.aio._raw import FileIO, late_result, zeros
 from uring.errors import RingClosedError
 
 NONE: Final = -1
@@ -33,7 +33,7 @@ class Window(IOBase):
         self._raw = raw
         raw._is_below = True
         self._size = size
-        self._buffer = bytearray(size)
+        self._buffer = zeros(size)
         self._view = memoryview(self._buffer)
         self._at = self._raw_at = self._dirty = 0
         self._end = self._dirty_end = NONE
