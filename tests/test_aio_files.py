@@ -286,6 +286,21 @@ def test_reading_far_more_than_there_is_costs_nothing(
         tracemalloc.stop()
 
 
+def test_a_buffer_of_any_size_costs_what_is_in_it(path: Path) -> None:
+    """Buffers of two gigabytes are read from, searched for lines, and written from."""
+
+    async def body() -> None:
+        async with files.open(path, "r+b", (1 << 31) - 1) as file:
+            assert await file.readline() == b"one\n"
+            assert [line async for line in file] == [b"two\r\n", b"three"]
+            await file.write(b"!" * 10)
+        assert path.read_bytes() == b"one\ntwo\r\nthree!!!!!!!!!!"  # noqa: ASYNC240 - it is here
+
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    asyncio.run(body())
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - used < 100_000  # kilobytes
+
+
 def test_one_pread_moves_no_more_than_the_kernel_does(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,6 +317,30 @@ def test_one_pread_moves_no_more_than_the_kernel_does(
             assert await file.read() == b"ONE\nTwo\r\nthree"
 
     asyncio.run(body())
+
+
+@pytest.mark.parametrize("buffering", [1, 100])
+def test_what_is_decoded_is_there_when_a_write_has_failed(buffering: int, path: Path) -> None:
+    """A write() that raises leaves a text file that is read where the built-in one is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    other = path.with_name("other")
+    other.write_bytes(path.read_bytes())
+
+    async def body(opening: Any, name: Path) -> list[Any]:
+        file = await have(opening(name, "r+", buffering))
+        found = [await have(file.readline())]
+        with pytest.raises(OSError, match="File too large"):
+            await have(file.write("x" * 10_000 + "\n"))
+        found.append(await have(file.readline()))
+        await have(file.close())
+        return found
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (14, hard))
+    try:
+        theirs = asyncio.run(body(open, other))
+        assert asyncio.run(body(files.open, path)) == theirs == ["one\n", "two\n"]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("mode", ["r", "rb", "r+b", "raw"])

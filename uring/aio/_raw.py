@@ -43,6 +43,13 @@ _MAPPED: Final = 32 << 20  # from here on malloc(3) maps memory anew each time, 
 _SURELY_TAKEN: Final = select.PIPE_BUF  # by what poll(2) says is writable
 
 
+def zeros(size: int) -> bytearray | mmap.mmap:
+    """Make memory to read into; that of much costs nothing until it is used."""
+    if size > _MAPPED:
+        return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return bytearray(size)
+
+
 class FileIO(IOBase):
     """
     A file without a buffer, as `uring.aio.open(..., buffering=0)` gives it. As io.FileIO.
@@ -250,14 +257,12 @@ class FileIO(IOBase):
         return bytes(room[: await self._read(room)])
 
     def _room(self, size: int, offset: int) -> "memoryview[int]":
-        """Make room to read so much: but less, if the file ends before, and at no cost if much."""
+        """Make room to read so much: but less, if the file ends before."""
         size = min(size, _IO_MAX)
         if size > _CHUNK_MAX and self._is_regular:
             chunks = max(0, os.fstat(self._fd).st_size - offset) // _CHUNK_MAX + 1
             size = min(size, chunks * _CHUNK_MAX)  # whole ones, for O_DIRECT
-        if size > _MAPPED:
-            return memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
-        return memoryview(bytearray(size))
+        return memoryview(zeros(size))
 
     @exclusive
     async def readall(self) -> bytes:

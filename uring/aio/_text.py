@@ -220,14 +220,18 @@ class TextIOWrapper(TextBase):
         if self._newline in {"\r", "\r\n"}:
             text = text.replace("\n", self._line_end)
         data = self._encode(text)
+        if self._pending_size + len(data) >= self._CHUNK_SIZE or is_flushed or self._write_through:
+            with IfCancelled(lambda _error: self._turn_to_writing()):
+                await self._write_out(data, is_flushed=is_flushed)
+        else:
+            self._pend(data)
+        self._turn_to_writing()
+        return length
+
+    def _turn_to_writing(self) -> None:
         self._forget()
         if self._decoder is not None:
             self._decoder.reset()
-        if self._pending_size + len(data) >= self._CHUNK_SIZE or is_flushed or self._write_through:
-            await self._write_out(data, is_flushed=is_flushed)
-        else:
-            self._pend(data)
-        return length
 
     @exclusive
     async def _write_out(self, data: bytes, *, is_flushed: bool) -> None:

@@ -15,7 +15,7 @@ from typing import Final
 
 from uring.aio._backend import late_result
 from uring.aio._iobase import Above, exclusive
-from uring.aio._raw import FileIO
+from uring.aio._raw import FileIO, zeros
 
 NONE: Final = -1
 """In place of `_end` or `_dirty_end`: there is nothing of that kind in the window."""
@@ -32,7 +32,7 @@ class Window(Above):
         self._raw = raw
         raw._is_below = True
         self._size = size
-        self._buffer = bytearray(size)
+        self._buffer = zeros(size)
         self._view = memoryview(self._buffer)
         self._at = self._raw_at = self._dirty = 0
         self._end = self._dirty_end = NONE
