@@ -235,7 +235,10 @@ def is_linked(record: bytes) -> bool:
 
 def is_drained(*records: bytes) -> bool:
     """Whether one of these encoded operations starts only when all before it have completed."""
-    return any(flags & _DRAIN for flags in {record[1] for record in records})
+    flags = 0
+    for record in records:
+        flags |= record[1]
+    return flags & _DRAIN != 0
 
 
 Filename = str | bytes | tuple[str | bytes, str | bytes] | None

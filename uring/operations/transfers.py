@@ -7,10 +7,10 @@ import attrs
 from uring import _memory, _sockaddr
 from uring._sockaddr import Address
 from uring.flags import Opcode, SendRecvFlags
-from uring.operations._base import Operation, all_lent, encode_lent, lent, operation
+from uring.operations._base import SELECT, Operation, all_lent, encode_lent, lent, operation
 from uring.operations._groups import Filling, Selecting, received_flags
 from uring.operations._socket_flags import NO_SENDRECV, checked
-from uring.sqe import FileLike
+from uring.sqe import FileLike, buffer_group
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -262,13 +262,19 @@ class _RecvsGroup(Filling):
     __slots__ = ()
 
     def _recv_group(self: Any, kind: int = 0, total_length: int = 0) -> tuple[bytes, object]:
-        encoded: tuple[bytes, object] = self._select(
+        group, ioprio = self._group, self._ioprio_flags
+        kind = kind if ioprio is NO_SENDRECV else checked(ioprio) | kind
+        flags = received_flags(self._msg_flags, group)
+        encoded = self._pack(  # as _select(), in half the time
+            self._fd,
             len=self._length,
-            op_flags=received_flags(self._msg_flags, self._group),
-            ioprio=checked(self._ioprio_flags) | kind,
+            op_flags=flags,
+            ioprio=kind,
+            buf_index=buffer_group(group),
             splice_fd_in=total_length,
+            sqe_flags=SELECT,
         )
-        return encoded
+        return encoded, None if isinstance(group, int) else group
 
 
 @operation
