@@ -2,11 +2,14 @@
 
 import array
 import asyncio
+import contextlib
 import errno
+import gc
 import os
 import resource
 import sys
 import tracemalloc
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -26,6 +29,7 @@ from aio_scripts import (
 )
 from hypothesis import given, settings
 
+import uring.aio
 from uring.aio import _raw, files
 
 SETTINGS = settings(max_examples=250, deadline=None)
@@ -429,3 +433,39 @@ def test_appending_to_the_limit_leaves_the_position_of_the_built_in_file(path: P
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert 4 in theirs  # bytes that were written, of 10
     assert errno.EFBIG in theirs
+
+
+class Name(str):
+    """A path that can be waited for to be gone."""
+
+    __slots__ = ("__weakref__",)
+
+
+@pytest.mark.parametrize("call", ["read_bytes", "write_bytes", "copyfile", "open", "write"])
+def test_what_has_failed_keeps_nothing_alive(call: str, tmp_path: Path) -> None:
+    """When its exception is gone, so are its file and its arguments, without a collection."""
+    refs: list[Any] = []
+
+    async def body() -> None:
+        name = Name(tmp_path / "missing" / "file")
+        full = await files.open("/dev/full", "wb", 0)
+        refs.extend([weakref.ref(name), weakref.ref(full)])
+        with contextlib.suppress(OSError):
+            if call == "read_bytes":
+                await uring.aio.read_bytes([name, name])
+            elif call == "write_bytes":
+                await uring.aio.write_bytes(name, b"x")
+            elif call == "copyfile":
+                await uring.aio.copyfile(name, name)
+            elif call == "open":
+                await files.open(name)
+            else:
+                await full.write(b"x")
+        await full.close()
+
+    gc.disable()
+    try:
+        asyncio.run(body())
+        assert [ref() for ref in refs] == [None, None]
+    finally:
+        gc.enable()

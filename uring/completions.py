@@ -146,7 +146,10 @@ class CQE:
         """
         error = self.error
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # it has this frame, and those of all who called
         if self.is_notification:
             return None
         subject = self._subject

@@ -223,16 +223,19 @@ def _names(paths: Iterable[PathLike]) -> list[str | bytes]:
     return names
 
 
-def _raise_first(
-    found: Sequence[object], names: Sequence[str | bytes], *, are_returned: bool
-) -> None:
+def _raise_first(found: list[Any], names: Sequence[str | bytes], *, are_returned: bool) -> None:
+    """Raise what there is to be raised; nothing that was found is kept alive by it."""
     failures = [each for each in found if isinstance(each, Exception)]
     others = [each for each in failures if not isinstance(each, OSError)]
     if others or (failures and not are_returned):
         error = (others or failures)[0]
         if len(names) > 1:
             error.add_note(f"{len(failures)} of {len(names)} files failed")
-        raise error
+        found.clear()
+        try:
+            raise error
+        finally:
+            del error, failures, others
 
 
 async def _in_windows(
