@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import errno
 import gc
+import itertools
 import os
 import resource
 import sys
@@ -103,6 +104,22 @@ def _run_open(*args: Any, **keywords: Any) -> Any:
 
 def _give(result: object, *_args: object) -> object:
     return result
+
+
+@pytest.mark.parametrize("before", [[], [Step("seek", (0,))]], ids=["at once", "after a seek"])
+def test_text_files_take_turns_as_the_built_in_ones_do(
+    before: list[Step], runner: asyncio.Runner, folder: Path
+) -> None:
+    """Reading, writing, iterating and asking for the position, in every order of three calls."""
+    opened = Opened("r+", -1, "ascii", None, "\n", b"a\nbb\nc\nd\n")
+    names = ["__next__", "read", "readline", "flush", "tell"]
+    calls = [
+        *[Step(name) for name in names],
+        *[Step("read", (3,)), Step("write", ("XY",)), Step("seek", (0,))],
+        Step("reconfigure", (), {"newline": ""}),
+    ]
+    for script in itertools.product(calls, repeat=3):
+        assert runner.run(differences(opened, [*before, *script], folder)) == [], script
 
 
 @pytest.mark.parametrize("args", WRONG_ARGUMENTS, ids=repr)

@@ -19,6 +19,8 @@ from uring.aio._iobase import BUSY, IfCancelled, exclusive, size_of
 from uring.aio._raw import FileIO
 from uring.aio._textbase import Snapshot, TextBase
 
+_KEEPS_DECODED: Final = sys.version_info >= (3, 13)
+"""Whether io.TextIOWrapper keeps text that it has decoded in next(), when it cannot tell()."""
 _BOMS_OF_C: Final = frozenset({"utf-16", "utf-32"})
 
 
@@ -36,6 +38,14 @@ class TextIOWrapper(TextBase):
 
     def _forget(self) -> None:
         self._decoded, self._used, self._snapshot = None, 0, None
+        self._is_told = False
+
+    def _forget_told(self) -> None:
+        """Do so as io.TextIOWrapper does it, when all is read, or something is written."""
+        if self._is_told or not _KEEPS_DECODED:
+            self._forget()
+        else:
+            self._snapshot = None
 
     def _take(self, count: int) -> str:
         """Give out what is decoded: `count` characters at most, or all."""
@@ -56,6 +66,7 @@ class TextIOWrapper(TextBase):
         self._ratio = len(chunk) / len(decoded) if decoded else 0.0
         if self._seekable:
             self._snapshot = flags, buffered + chunk
+            self._is_told = self._is_told or self._telling
         self._chunks.append((decoded, chunk, self._snapshot))
         return bool(chunk or decoded)
 
@@ -86,8 +97,7 @@ class TextIOWrapper(TextBase):
             data = await self._attached().read()
             rest = self._decoder.decode(data, final=True)
             text: str = self._take(-1) + rest
-            if self._snapshot is not None:
-                self._forget()
+            self._forget_told()
             return text
         before = self._decoded, self._used, self._snapshot
         self._chunks.clear()
@@ -119,7 +129,7 @@ class TextIOWrapper(TextBase):
                 return decoded[start:end]
         line = (not self._is_busy and self._line_at_hand()) or await self._readline(-1)
         if not line:
-            self._snapshot = None
+            self._snapshot, self._is_told = None, False
             self._telling = self._seekable
             raise StopAsyncIteration
         return line
@@ -229,7 +239,7 @@ class TextIOWrapper(TextBase):
         return length
 
     def _turn_to_writing(self) -> None:
-        self._forget()
+        self._forget_told()
         if self._decoder is not None:
             self._decoder.reset()
 
@@ -325,7 +335,7 @@ class TextIOWrapper(TextBase):
         self._forget()
         if self._decoder is not None:
             target.set_up(self._decoder)
-            self._snapshot = target.flags, b""
+            self._snapshot, self._is_told = (target.flags, b""), True
             if target.skip:
                 await self._read_up_to(target)
         if self._encoder is not None:

@@ -59,6 +59,8 @@ class TextBase(Above):
         self._decoded: str | None = None
         self._used = 0
         self._snapshot: Snapshot | None = None
+        self._is_told = False
+        """Whether it was decoded when `tell()` was possible: see `_text`."""
         self._ratio = 0.0
         """How many bytes a character had in the last chunk."""
         self._chunks: list[tuple[str, bytes, Snapshot | None]] = []
