@@ -400,6 +400,31 @@ def test_result_that_won_the_race_is_told(kit: Kit, pipe: tuple[int, int]) -> No
     kit.run(main)
 
 
+def test_opening_of_a_fifo_is_cancelled(kit: Kit, tmp_path: Path) -> None:
+    """A worker of the kernel waits for the other end, and ends with an errno that is its own."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+
+    async def main() -> None:
+        ring = uring.aio.Ring(8)
+        for _ in range(5):
+            was_cancelled, _ = await kit.cut_off(5, lambda: ring.do(Openat(fifo, flags)))
+            assert was_cancelled
+
+        async def wait() -> None:
+            with pytest.raises(RingClosedError):
+                await ring.do(Openat(fifo, flags))
+
+        async def close() -> None:
+            await until(kit, has(ring))
+            await ring.aclose()
+
+        await kit.all(wait, close)
+
+    kit.run(main)
+
+
 def test_timeouts_are_those_of_the_loop(kit: Kit, pipe: tuple[int, int]) -> None:
     """asyncio.timeout() and trio.move_on_after() end an operation, and a batch, in the kernel."""
 

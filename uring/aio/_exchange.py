@@ -46,7 +46,16 @@ _REMIND_SECONDS_MAX: Final = 1.6
 _LOOKS_MAX: Final = 8  # then others have a turn
 _TRY_AGAIN: Final = frozenset({errno.EAGAIN, errno.EBUSY, errno.ENOMEM, errno.EINTR})
 _ALONE: Final = SQEFlags.IO_LINK | SQEFlags.IO_HARDLINK | SQEFlags.CQE_SKIP_SUCCESS
-_ENDS_OF_CANCELLED: Final = frozenset({-errno.ECANCELED, -errno.EINTR})
+_ERESTARTSYS, _ERESTARTNOINTR, _ERESTARTNOHAND, _ERESTART_RESTARTBLOCK = 512, 513, 514, 516
+ENDS_OF_CANCELLED: Final = frozenset(
+    {
+        -errno.ECANCELED,
+        -errno.EINTR,
+        # The kernel's own (linux/errno.h), of what waited in a worker, as the opening of a FIFO.
+        *(-_ERESTARTSYS, -_ERESTARTNOINTR, -_ERESTARTNOHAND, -_ERESTART_RESTARTBLOCK),
+    }
+)
+"""With what an operation ends that was cancelled, and not done."""
 
 
 class Exchange:
@@ -200,7 +209,7 @@ class Exchange:
             with contextlib.suppress(BaseException):  # it is cancelled, and has no result
                 cqe = await call
         res = cqe.res if isinstance(cqe, CQE) else cqe
-        if not isinstance(res, int) or res in _ENDS_OF_CANCELLED:
+        if not isinstance(res, int) or res in ENDS_OF_CANCELLED:
             return None
         if self._loop.keeps_results and not isinstance(error, GeneratorExit):
             return cqe

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, Self, overload
 
 from uring.aio._detect import running_kind
-from uring.aio._exchange import Exchange
+from uring.aio._exchange import ENDS_OF_CANCELLED, Exchange
 from uring.aio._kinds import ALONE_AND_ONCE, check_number
 from uring.aio._streams import UNREAD_MAX, Stream
 from uring.batch import Batch
@@ -110,7 +110,7 @@ class Ring(Exchange):
                 raise
         if came.__class__ is int:  # a count: no CQE was made
             return came
-        if isinstance(came, CQE) and (self._refusal is None or came.res != -errno.ECANCELED):
+        if isinstance(came, CQE) and (self._refusal is None or came.res not in ENDS_OF_CANCELLED):
             return came.result()
         if isinstance(came, Exception):
             raise came

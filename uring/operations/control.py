@@ -155,8 +155,9 @@ class AsyncCancel(Targeting):
     """
     Cancel an operation in flight by its user_data.
 
-    The target's own completion still comes: with ECANCELED, or with its result if it was faster.
-    Its memory is pinned until then.
+    The target's own completion still comes, and its memory is pinned until then: with ECANCELED, or
+    with its result if it was faster. What a worker of the kernel is busy with may end with EINTR,
+    or, as the opening of a FIFO on 6.18, with 512, the kernel's ERESTARTSYS.
 
     Args:
         target: the user_data of the operation to cancel.
