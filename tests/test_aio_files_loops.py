@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aio import KITS, Kit
+from aio import KITS, Kit, has, until
 
 import uring
 import uring.aio
@@ -211,8 +211,9 @@ def test_a_close_at_the_end_of_the_loop_tells_what_is_wrong() -> None:
     async def body() -> None:
         file = await files.open("/dev/full", "w")
         await file.write("never")
-        file.buffer.raw._is_positional = True  # as what has positions, and is full
-        await uring.aio.ring().aclose()
+        ring = uring.aio.ring()
+        ring.loop_ends()
+        await ring.aclose()
         with pytest.raises(OSError, match="No space left"):
             await file.close()
         assert file.closed
@@ -632,3 +633,53 @@ def test_readinto_joins_what_comes_in_parts(
 
     monkeypatch.setattr(_raw, "do", do_part)
     asyncio.run(body())
+
+
+def test_generators_work_in_threads_when_their_loop_has_closed_its_ring(
+    kit: Kit, path: Path
+) -> None:
+    """What is left of them at the end of a loop reads and writes; there is no ring for it."""
+    found: list[Any] = []
+
+    async def body() -> None:
+        async with files.open(path, "r+b") as file:
+            ring = uring.aio.ring()
+            assert await file.read(3) == b"one"
+            ring.loop_ends()
+            await ring.aclose()
+            found.append(await file.read(5))
+            await file.write(b"THREE")
+            found.append(uring.aio.backend())
+            with pytest.raises(uring.RingClosedError, match="the event loop is ending"):
+                uring.aio.ring()
+        found.append(len(await uring.aio.read_bytes(path)))
+
+    kit.run(body)
+    assert found == [b"\ntwo\r", "threads", 14]
+    assert path.read_bytes() == b"one\ntwo\rTHREEe"
+
+
+def test_what_the_end_of_a_loop_cuts_off_goes_on_in_a_thread(
+    kit: Kit, pipe: tuple[int, int]
+) -> None:
+    """A read waits for a pipe when the ring is closed, and gets what comes later."""
+    got: list[bytes] = []
+
+    async def body() -> None:
+        ring = uring.aio.ring()
+        async with files.open(pipe[0], "rb", 0) as file:
+
+            async def read() -> None:
+                got.append(await file.read(9))
+
+            async def end() -> None:
+                await until(kit, has(ring))
+                ring.loop_ends()
+                await ring.aclose()
+                os.write(pipe[1], b"later")
+
+            await kit.all(read, end)
+        os.close(pipe[1])
+
+    kit.run(body)
+    assert got == [b"later"]

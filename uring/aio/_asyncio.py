@@ -94,6 +94,7 @@ class AsyncioLoop:
             try:
                 yield
             finally:
+                closing.loop_ends()
                 await closing.aclose()
 
         self._guard = guard()

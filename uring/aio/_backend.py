@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from uring.aio import _threads
-from uring.aio._detect import running_kind
-from uring.aio._ring import Ring, ring
+from uring.aio._ring import Ring, is_ending, ring
 from uring.completions import CQE
-from uring.errors import RegisterError, SetupError, UnsupportedError, UringError
+from uring.errors import RegisterError, RingClosedError, SetupError, UnsupportedError, UringError
 from uring.ring import Ring as PlainRing
 from uring.sqe import Queueable
 
@@ -99,6 +98,8 @@ def backend() -> Backend:
         except _NO_RING as error:
             _remember(error)
             return "threads"
+        except RingClosedError:  # the loop is ending
+            return "threads"
         except RuntimeError:  # outside of a loop
             return _backend_outside()
     return "io_uring" if _choice.refusal is None else "threads"
@@ -135,14 +136,15 @@ def usable_ring() -> Ring | None:
         _fall_back(error)
         _remember(error)
         return None
-    except RuntimeError:
-        running_kind().running_key()  # if there is one, it is a run of trio's, which is ending
+    except RingClosedError:  # the loop is ending
         return None
 
 
 async def do(op: Queueable) -> Any:
     """
     Do an operation, and give its result or raise its error.
+
+    When the loop is ending, and has closed its ring, threads do what generators have left to do.
 
     Cancellation: as `Ring.do()` has it. In a thread, what has begun cannot be interrupted: the task
         is cancelled when it has ended.
@@ -153,6 +155,9 @@ async def do(op: Queueable) -> Any:
             return await bound.do(op)
         except UnsupportedError as error:
             _fall_back(error)
+        except RingClosedError:  # so it was not done
+            if not is_ending():
+                raise
     return await _threads.do(op)
 
 

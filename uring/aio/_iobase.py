@@ -15,8 +15,6 @@ from io import UnsupportedOperation
 from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar, cast
 
 from uring.aio._backend import callers_level
-from uring.aio._ring import is_ending
-from uring.errors import RingClosedError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -223,10 +221,10 @@ class IOBase:
         """
         Flush and close; a second time it does nothing.
 
-        The file is closed whatever happens. When the task is cancelled meanwhile, or the loop ends,
-        what is left to write is written, and the file closed, in this thread: except what has no
-        positions, such as a pipe, is only given what it takes without waiting. So it is done, too,
-        when another task is using the file, as soon as it is not; that is a RuntimeError here.
+        The file is closed whatever happens. When the task is cancelled meanwhile, what is left to
+        write is written, and the file closed, in this thread: except what has no positions, such
+        as a pipe, is only given what it takes without waiting. So it is done, too, when another
+        task is using the file, as soon as it is not; that is a RuntimeError here.
         """
         if self._is_busy:
             self._is_doomed = True
@@ -349,15 +347,8 @@ class Above(IOBase):
         below = self._attached()
         if below.closed:
             return
-        if self._is_positional and is_ending():
-            self._leave()
-            return
         try:
             await self._flush_to_leave()
-        except RingClosedError:  # the loop ends
-            self._leave()
-            if not self._is_positional:  # then not all may have been taken
-                raise
         except Exception:
             await below.close()
             raise
@@ -371,12 +362,6 @@ class Above(IOBase):
     async def _flush_to_leave(self) -> None:
         """Write what is buffered; there will be nothing more."""
         raise NotImplementedError
-
-    @property
-    def _is_positional(self) -> bool:
-        """Whether writing to it never waits for somebody else."""
-        is_so: bool = self._attached()._is_positional
-        return is_so
 
     def fileno(self) -> int:
         """Return the descriptor; what is buffered is not written for it."""

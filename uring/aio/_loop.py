@@ -1,7 +1,9 @@
 """What the ring asks of an event loop, whichever it is: `AsyncioLoop` and `TrioLoop` answer."""
 
 from collections.abc import Callable, Generator
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
+
+ENDING: Final = "the event loop is ending, and has closed its ring"
 
 
 class Call(Protocol):
@@ -23,6 +25,9 @@ class Call(Protocol):
 
 class Closing(Protocol):
     """What is to be closed with the loop."""
+
+    def loop_ends(self) -> None:
+        """Take note that the loop ends."""
 
     def close(self) -> None:
         """Close it, waiting for nothing but the kernel."""

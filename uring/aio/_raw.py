@@ -28,8 +28,7 @@ from uring.aio._iobase import (
     size_of,
     warn_of_unclosed,
 )
-from uring.aio._ring import is_ending
-from uring.errors import RingClosedError, UringError
+from uring.errors import UringError
 from uring.file_flags import FallocateFlags
 from uring.operations import Close, Fallocate, Fsync, Ftruncate, Read, Write
 
@@ -422,13 +421,9 @@ class FileIO(IOBase):
         if fd < 0:
             return
         self._leave_position(fd)
-        if self._closefd and is_ending():
-            self._close_now(fd)
-        elif self._closefd:
+        if self._closefd:
             try:
                 await do(Close(fd))
-            except RingClosedError:
-                self._close_now(fd)
             except OSError as error:
                 if isinstance(error, UringError):  # it was never begun
                     self._close_now(fd)

@@ -10,6 +10,7 @@ from typing import Any, Final, Self, overload
 from uring.aio._detect import running_kind
 from uring.aio._exchange import ENDS_OF_CANCELLED, Exchange
 from uring.aio._kinds import ALONE_AND_ONCE, check_number
+from uring.aio._loop import ENDING
 from uring.aio._streams import UNREAD_MAX, Stream
 from uring.batch import Batch
 from uring.completions import CQE, Completions
@@ -176,6 +177,10 @@ class Ring(Exchange):
 
     # ---- closing ----
 
+    def loop_ends(self) -> None:
+        """Take note that the loop ends; for the loop."""
+        _ended.add(self._loop.key)
+
     async def __aenter__(self) -> Self:
         self._check_open()
         return self
@@ -221,6 +226,8 @@ class _Latest(threading.local):
 _latest: Final = _Latest()
 _rings: "weakref.WeakKeyDictionary[object, weakref.ref[Ring]]" = weakref.WeakKeyDictionary()
 """The ring of each loop; weakly, for a ring has its loop."""
+_ended: "weakref.WeakSet[object]" = weakref.WeakSet()
+"""Loops that have closed their rings at their end: nobody would close another one."""
 
 
 def ring() -> Ring:
@@ -232,6 +239,7 @@ def ring() -> Ring:
     Raises:
         RuntimeError: no event loop is running.
         SetupError, UnsupportedError: there are no rings to be had -> the message says why.
+        RingClosedError: the loop is ending, as for what is left of asynchronous generators then.
     """
     key = running_kind().running_key()
     found = _latest.ring()
@@ -242,22 +250,15 @@ def ring() -> Ring:
 
 
 def is_ending() -> bool:
-    """Whether the running loop has closed its ring, as it does at its end: make no other then."""
-    try:
-        key = running_kind().running_key()
-    except RuntimeError:
-        return False
-    found = _known(key)
-    return key in _rings and (found is None or found.closed)
-
-
-def _known(key: object) -> Ring | None:
-    known = _rings.get(key)
-    return known() if known is not None else None
+    """Whether the running loop is about to end, and has closed its ring."""
+    return running_kind().running_key() in _ended
 
 
 def _ring_of(key: object) -> Ring:
-    found = _known(key)
+    if key in _ended:
+        raise RingClosedError(ENDING)
+    known = _rings.get(key)
+    found = known() if known is not None else None
     if found is None or found.closed or not found._loop.is_here():  # it ran in another thread
         found = Ring()
         _rings[key] = weakref.ref(found)

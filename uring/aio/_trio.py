@@ -7,7 +7,8 @@ from typing import Any
 
 import trio
 
-from uring.aio._loop import Call, Closing
+from uring.aio._loop import ENDING, Call, Closing
+from uring.errors import RingClosedError
 
 _ABORT = trio.lowlevel.Abort
 
@@ -107,7 +108,10 @@ class TrioLoop:
 
     def close_with_loop(self, closing: Closing) -> None:
         """Start the system task, which the end of the run cancels."""
-        trio.lowlevel.spawn_system_task(self._serve, closing, name="uring.aio")
+        try:
+            trio.lowlevel.spawn_system_task(self._serve, closing, name="uring.aio")
+        except RuntimeError:
+            raise RingClosedError(ENDING) from None
 
     async def _serve(self, closing: Closing) -> None:
         try:
@@ -116,6 +120,7 @@ class TrioLoop:
                     nursery.start_soon(self._watch)
                     nursery.start_soon(self._turns)
         finally:
+            closing.loop_ends()
             closing.close()
 
     async def _watch(self) -> None:
