@@ -272,6 +272,15 @@ def test_fileno_moves_the_position_of_the_descriptor(path: Path) -> None:
     asyncio.run(body())
 
 
+def test_state_that_no_position_has_room_for_is_refused(
+    runner: asyncio.Runner, folder: Path
+) -> None:
+    """tell() amid ISO 2022-KR, whose decoder has states above 2**31: OverflowError for both."""
+    opened = Opened("r", -1, "iso2022_kr", None, None, b'\x1b$)C\x0e"f\x0f', chunk=1)
+    script = [Step("read", (1,)), Step("tell"), Step("read"), Step("tell"), Step("seek", (0,))]
+    assert runner.run(differences(opened, script, folder)) == []
+
+
 def test_states_of_iso_2022_that_are_none_do_not_crash(path: Path) -> None:
     """A seek() to what was not a tell() gives some text, where io may crash the interpreter."""
     path.write_bytes(b'\x0e*"0\x1b$' * 2000)

@@ -32,8 +32,11 @@ class Cookie:
         return cls(start, flags, feed, skip, bool(needs_eof))
 
     def pack(self) -> int:
-        """Make the number."""
-        parts = _PARTS.pack(self.start, self.flags, self.feed, self.skip, self.needs_eof)
+        """Make the number; refuse the states of a decoder that do not fit in it, as io does."""
+        try:
+            parts = _PARTS.pack(self.start, self.flags, self.feed, self.skip, self.needs_eof)
+        except struct.error as error:
+            raise OverflowError(f"the state of the decoder does not fit: {error}") from None
         return int.from_bytes(parts, "little")
 
     @property
