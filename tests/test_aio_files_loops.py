@@ -683,3 +683,26 @@ def test_what_the_end_of_a_loop_cuts_off_goes_on_in_a_thread(
 
     kit.run(body)
     assert got == [b"later"]
+
+
+def test_what_may_have_been_done_is_not_done_again(kit: Kit, pipe: tuple[int, int]) -> None:
+    """A ring that is closed at once cannot tell what was done: that is an error, and no repeat."""
+
+    async def body() -> None:
+        ring = uring.aio.ring()
+        async with files.open(pipe[0], "rb", 0) as file:
+
+            async def read() -> None:
+                with pytest.raises(uring.RingClosedError):
+                    await file.read(9)
+
+            async def end() -> None:
+                await until(kit, has(ring))
+                ring.loop_ends()
+                ring.close()
+                os.write(pipe[1], b"later")
+
+            await kit.all(read, end)
+        os.close(pipe[1])
+
+    kit.run(body)

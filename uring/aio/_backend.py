@@ -155,8 +155,8 @@ async def do(op: Queueable) -> Any:
             return await bound.do(op)
         except UnsupportedError as error:
             _fall_back(error)
-        except RingClosedError:  # so it was not done
-            if not is_ending():
+        except RingClosedError as error:
+            if not is_ending() or getattr(error, "may_be_done", False):
                 raise
     return await _threads.do(op)
 

@@ -115,7 +115,9 @@ class Ring(Exchange):
             return came.result()
         if isinstance(came, Exception):
             raise came
-        raise RingClosedError(self._refusal or "the ring is closed")
+        closed = RingClosedError(self._refusal or "the ring is closed")
+        closed.may_be_done = came is None  # type: ignore[attr-defined]  # for who would do it again
+        raise closed
 
     def stream(self, op: Queueable, *, limit: int = UNREAD_MAX) -> Stream:
         """
