@@ -1,6 +1,7 @@
 """Provided buffer rings: what leases promise, and how groups begin and end."""
 
 import array
+import contextlib
 import ctypes
 import errno
 import gc
@@ -719,25 +720,41 @@ def test_incremental_group_is_refused_to_what_takes_more_than_it_uses(
     assert bytes(receive(ring, pair[0], group)) == b"hello"
 
 
-EAGER = [RecvSelect, RecvBundle, RecvBundleMultishot, RecvmsgSelect, ReadMultishot]
-"""What takes a buffer before there is data, when a worker of the kernel runs it."""
+EAGER = [
+    *((kind, True) for kind in (RecvSelect, RecvBundle, RecvBundleMultishot, RecvmsgSelect)),
+    (ReadMultishot, True),
+    (RecvBundle, False),
+]
+"""
+What takes buffers of which it does not tell, when a worker of the kernel runs it, and whether that
+is so of incremental ones alone.
+"""
 LINK = uring.SQEFlags.IO_LINK
 DRAIN = uring.SQEFlags.IO_DRAIN
 
 
 def refuses(words: str, call: Callable[[], object]) -> None:
-    """Expect the refusal of an incremental group."""
-    with pytest.raises(ValueError, match=f"is incremental.*{words}"):
+    """Expect the refusal of an incremental group, or of a bundle."""
+    with pytest.raises(ValueError, match=f"(is incremental|takes several buffers), .*{words}"):
         call()
 
 
-@pytest.mark.parametrize("kind", EAGER)
+@pytest.mark.parametrize(("kind", "incremental"), EAGER)
 @pytest.mark.parametrize("flag", [LINK, uring.SQEFlags.IO_HARDLINK])
 def test_incremental_group_is_refused_in_chains(
-    ring: uring.Ring, pair: Sockets, kind: Callable[..., Any], flag: uring.SQEFlags
+    ring: uring.Ring,
+    pair: Sockets,
+    kind: Callable[..., Any],
+    flag: uring.SQEFlags,
+    *,
+    incremental: bool,
 ) -> None:
-    """First or later in a chain, pending or not; behind its end it may be queued."""
-    group = ring.register_buffer_ring(2, size=64, incremental=True)
+    """
+    First or later in a chain, pending or not; behind its end it may be queued.
+
+    So is a bundle, from any group.
+    """
+    group = ring.register_buffer_ring(2, size=64, incremental=incremental)
     op, first = kind(pair[0], group), uring.Nop(flags=flag)
     refuses("outside of chains", lambda: ring.queue(kind(pair[0], group, flags=flag)))
     refuses("outside of chains", lambda: ring.queue_all([first, op]))
@@ -766,13 +783,23 @@ def test_incremental_group_is_refused_behind_a_published_link(pair: Sockets) -> 
         refuses("outside of chains", lambda: ring.queue(RecvSelect(pair[0], group)))
 
 
-@pytest.mark.parametrize("kind", EAGER)
+@pytest.mark.parametrize(("kind", "incremental"), EAGER)
 @pytest.mark.parametrize("how", ["queue", "numbered", "queue_all", "batch", "many"])
 def test_incremental_group_is_refused_where_there_was_a_drain(
-    ring: uring.Ring, pair: Sockets, kind: Callable[..., Any], how: str, tmp_path: Path
+    ring: uring.Ring,
+    pair: Sockets,
+    kind: Callable[..., Any],
+    how: str,
+    tmp_path: Path,
+    *,
+    incremental: bool,
 ) -> None:
-    """Once a ring was given anything with IO_DRAIN, however that came, but not what was refused."""
-    group = ring.register_buffer_ring(2, size=64, incremental=True)
+    """
+    Once a ring was given anything with IO_DRAIN, however that came, but not what was refused.
+
+    So is a bundle, from any group.
+    """
+    group = ring.register_buffer_ring(2, size=64, incremental=incremental)
     op, drain = kind(pair[0], group), uring.Nop(flags=DRAIN)
     refuses("IO_DRAIN", lambda: ring.queue(kind(pair[0], group, flags=DRAIN)))
     with pytest.raises(uring.SubmissionQueueFull):
@@ -801,6 +828,47 @@ def test_incremental_group_is_refused_where_there_was_a_drain(
     refuses("IO_DRAIN", lambda: ring.queue(op))
     refuses("IO_DRAIN", lambda: ring.queue(op, user_data=7))
     refuses("IO_DRAIN", lambda: ring.queue_all([op, uring.Nop()]))
+
+
+def test_bundle_is_refused_that_is_not_received_in_one_go(ring: uring.Ring, pair: Sockets) -> None:
+    """In a worker, or waiting for all, it would have buffers that others have got meanwhile."""
+    group = ring.register_buffer_ring(2, size=8)
+    for wrong in (
+        RecvBundle(pair[0], group, flags=uring.SQEFlags.ASYNC),
+        RecvBundle(pair[0], group, socket.MSG_WAITALL),
+        RecvBundle(pair[0], group, socket.MSG_WAITALL, length=16),
+    ):
+        for found in refusals(ring, wrong):
+            assert found[0] is ValueError
+            assert "takes several buffers, which goes neither with ASYNC nor with MSG" in found[1]
+    assert ring.sq_ready() == 0
+
+
+@pytest.mark.parametrize("is_drained", [False, True])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_multishot_bundles_of_several_sockets_are_not_mixed_up(
+    *, is_drained: bool, is_async: bool
+) -> None:
+    """Wherever they are begun: each lease has what its own socket was sent."""
+    size, count = 1 << 14, 8
+    flags = uring.SQEFlags.ASYNC if is_async else uring.SQEFlags(0)
+    with uring.Ring(16) as ring, contextlib.ExitStack() as stack:
+        group = ring.register_buffer_ring(64, size=size)
+        pairs = [socket.socketpair() for _ in range(count)]
+        for sock in (sock for pair in pairs for sock in pair):
+            stack.enter_context(sock)
+        for mark, (_, peer) in enumerate(pairs):
+            peer.sendall(bytes([mark]) * size * 3)
+        before = [uring.Nop(flags=DRAIN)] if is_drained else []
+        ops = [RecvBundleMultishot(sock, group, flags=flags) for sock, _ in pairs]
+        ring.queue_all([*before, *ops])
+        ring.submit()
+        left = dict.fromkeys(ops, size * 3)
+        while any(left.values()):
+            cqe = ring.copy_cqe(timeout=SECONDS)
+            if isinstance(cqe.op, RecvBundleMultishot):
+                assert set(bytes(cqe.result())) == {ops.index(cqe.op)}
+                left[cqe.op] -= cqe.res
 
 
 @pytest.mark.parametrize("kind", [RecvMultishot, RecvmsgMultishot])
@@ -1125,6 +1193,21 @@ def test_send_ring_is_used_again_and_again(ring: uring.Ring, pair: Sockets) -> N
             del cqe
             assert group.free == 4
         assert got == expected
+
+
+def test_bundle_that_a_worker_would_send_is_cancelled(ring: uring.Ring, pair: Sockets) -> None:
+    """The kernel sends nothing of it, and takes no buffer; the next one sends all, in order."""
+    with ring.register_send_buffer_ring(4, size=8) as group:
+        for word in (b"one", b"two"):
+            group.put(word)
+        ring.queue(SendBundle(pair[0], group, flags=uring.SQEFlags.ASYNC))
+        ring.submit()
+        assert ring.copy_cqe(timeout=SECONDS).res == -errno.ECANCELED
+        assert (group.free, group.inside) == (2, 2)
+        ring.queue(SendBundle(pair[0], group))
+        ring.submit()
+        assert take(ring) == 6
+        assert pair[1].recv(64) == b"onetwo"
 
 
 def test_failing_send_gives_its_buffer_back(ring: uring.Ring, pair: Sockets) -> None:

@@ -327,6 +327,9 @@ class Queueable:
     _takes_buffer: ClassVar[bool] = False
     """Whether the kernel picks its buffer from a group, which is then in the field `group`."""
 
+    _takes_several: ClassVar[bool] = False
+    """Whether those are several buffers, which follow each other only if nothing comes between."""
+
     _sends_buffer: ClassVar[bool] = False
     """Whether that buffer is one to send, and not one to be filled."""
 
@@ -373,8 +376,9 @@ class Queueable:
         """
         Return a copy with IOSQE_IO_DRAIN: starts when all submitted before it has ended.
 
-        A ring that was given one refuses zero-copy sends from then on, and what takes incremental
-        buffers but `RecvMultishot` and `RecvmsgMultishot`: Linux 6.18 would not do them right.
+        A ring that was given one refuses zero-copy sends from then on, `RecvBundle`, and what takes
+        incremental buffers but `RecvMultishot` and `RecvmsgMultishot`: Linux 6.18 would not do them
+        right.
         """
         return self._with(SQEFlags.IO_DRAIN)
 

@@ -389,6 +389,8 @@ def receiving(place: Place, group: GroupModel, a: int, b: int) -> Receiving:
     if group.incremental and place.model.was_drained:  # nothing else goes with it then
         sockets = [one for one in place.world.channels if one.is_socket]
         channel, kind = sockets[a % len(sockets)], 4
+    if kind == 2 and place.model.was_drained:  # a worker would take buffers that are not together
+        kind = 1
     fd = place.file(channel.reader, is_fixed=b & 1)
     op: uring.Operation
     if kind == 0:

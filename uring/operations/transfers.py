@@ -206,7 +206,8 @@ class SendBundle(_SendsGroup):
     Lifetime: the group is held until the last completion, and a copy of the address.
     Completion: res is the number of bytes sent from several buffers, the first of which is
         `CQE.buffer_id`, with `CQE.more` as long as there may be others. ENOBUFS when the group was
-        empty, ENOENT when there is none.
+        empty, ENOENT when there is none; ECANCELED where a worker of the kernel would run it: with
+        ASYNC, linked to what a worker ran, or first behind an operation with IO_DRAIN.
 
     Kernel: 5.6; bundles 6.10. liburing: io_uring_prep_send_bundle(3).
     """
@@ -353,10 +354,15 @@ class RecvBundle(_RecvsGroup):
     """
     Receive into as many buffers of a group as the data that is there fills.
 
+    With a `BufferRing` only outside of chains, without ASYNC, and on a ring that was never given an
+    operation with IO_DRAIN: a worker of the kernel would take one buffer after the other, and other
+    operations those between, as Linux 6.18 does. Use `RecvSelect` or `RecvBundleMultishot` there.
+
     Args:
-        fd: the socket.
+        fd: the socket, of which nobody else reads: who is too late again and again (127 times) goes
+            to a worker as well.
         group: the `BufferRing`, or the number of another group.
-        msg_flags: socket.MSG_*; not MSG_TRUNC with a `BufferRing`.
+        msg_flags: socket.MSG_*; neither MSG_TRUNC nor MSG_WAITALL with a `BufferRing`.
         length: how many bytes to receive; 0 for as many as there are. Linux 6.18 may give more than
             that, what the buffers hold.
         ioprio_flags: `SendRecvFlags`: RECVSEND_POLL_FIRST waits for data before it tries.
@@ -366,13 +372,15 @@ class RecvBundle(_RecvsGroup):
         the group, the first of which is `CQE.buffer_id`; `result()` is their `Lease`, empty when
         the peer has shut down; or the number, when the group was given by its own. It may leave
         data that was there: CQEFlags.SOCK_NONEMPTY says so. ENOBUFS when the group was empty,
-        ENOENT when there is none. Where somebody else reads the same socket, Linux 6.18 may tell
-        of no buffer: `result()` is then the number, and what it took is lost to the group.
+        ENOENT when there is none. Where somebody else reads the same socket all the same, Linux
+        6.18 may tell of no buffer: `result()` is then the number, and what it took is lost to the
+        group.
 
     Kernel: 5.6; bundles 6.10. liburing: io_uring_prep_recv(3), with IORING_RECVSEND_BUNDLE.
     """
 
     opcode = Opcode.RECV
+    _takes_several = True
 
     msg_flags: int = 0
     length: int = attrs.field(default=0, kw_only=True)

@@ -246,10 +246,10 @@ _WAITERS: Final = frozenset({int(Opcode.RECV), int(Opcode.RECVMSG)})
 
 
 def is_eager(op: Any) -> bool:
-    """Whether it might take a part of an incremental buffer where there is no data yet."""
-    if op is None or not op._takes_buffer or op._waits_for_data:
+    """Whether it might take buffers of which it does not tell, if a worker of the kernel ran it."""
+    if op is None or not op._takes_buffer or not isinstance(op.group, BufferRing):
         return False
-    return isinstance(op.group, BufferRing) and op.group._block.is_incremental
+    return op._takes_several or (op.group._block.is_incremental and not op._waits_for_data)
 
 
 def check_group(op: Any, record: bytes, ring: Any, before: bytes | None = None) -> None:
@@ -276,37 +276,42 @@ def check_group(op: Any, record: bytes, ring: Any, before: bytes | None = None) 
     wanted = SendBufferRing if op._sends_buffer else BufferRing
     if not isinstance(group, wanted):
         raise TypeError(f"{type(op).__name__} takes a {wanted.__name__}, not {group!r}")
-    if group._block.is_incremental:
-        _check_incremental(op, record, ring, before)
+    if group._block.is_incremental or op._takes_several:
+        _check_inline(op, record, ring, before)
 
 
-def _check_incremental(op: Any, record: bytes, ring: Any, before: bytes | None) -> None:
+def _check_inline(op: Any, record: bytes, ring: Any, before: bytes | None) -> None:
     """
-    Refuse what might use up more of an incremental buffer than it tells.
+    Refuse what might take more than it tells, or buffers that do not follow each other.
 
-    Where the next one begins could then not be told. Measured on 6.18: what a worker of the kernel
-    runs uses up what it asks for, each time that it tries, and not what it gets. To a worker goes
-    what is ASYNC; what is linked to something that ran there; and whatever is submitted while a
-    drain waits, up to the first operation behind its end (`drain_active` in io_init_req() of
-    io_uring/io_uring.c). A drain within a chain does that to the chain's first operation.
+    Where the next one begins could then not be told, nor what a bundle is made of. Measured on
+    6.18: what a worker of the kernel runs uses up what it asks for of an incremental buffer, each
+    time that it tries, and not what it gets; and a bundle takes its second buffer there, like one
+    with MSG_WAITALL that has to wait, when others may have taken the one behind its first
+    (io_recv_buf_select() in io_uring/net.c). To a worker goes what is ASYNC; what is linked to
+    something that ran there; and whatever is submitted while a drain waits, up to the first
+    operation behind its end (`drain_active` in io_init_req() of io_uring/io_uring.c). A drain
+    within a chain does that to the chain's first operation.
     """
-    group = op.group
+    name = type(op).__name__
+    why, instead = f"{name} takes several buffers", "RecvSelect"
+    if op.group._block.is_incremental:
+        why, instead = f"{op.group!r} is incremental", "RecvMultishot"
+        if not op._is_gradual:
+            raise ValueError(f"{why}, which does not go with single reads: use ReadMultishot")
     flags = int.from_bytes(record[_OP_FLAGS], sys.byteorder)
     waits_for_all = record[0] in _WAITERS and flags & _MSG_WAITALL
-    if not op._is_gradual or record[1] & SQEFlags.ASYNC or waits_for_all:
-        raise ValueError(
-            f"{group!r} is incremental, which goes neither with single reads, nor with ASYNC, nor"
-            " with MSG_WAITALL"
-        )
+    if record[1] & SQEFlags.ASYNC or waits_for_all:
+        raise ValueError(f"{why}, which goes neither with ASYNC nor with MSG_WAITALL")
     if op._waits_for_data:
         return
     if is_linked(record) or (ring._is_behind_link() if before is None else is_linked(before)):
         raise ValueError(
-            f"{group!r} is incremental, which goes with {type(op).__name__} only outside of chains:"
-            " queue it alone, or use RecvMultishot"
+            f"{why}, which goes with {name} only outside of chains: queue it alone, or use"
+            f" {instead}"
         )
     if is_drained(record) or ring._in_flight.has_drained:
         raise ValueError(
-            f"{group!r} is incremental, which goes with {type(op).__name__} only on a ring that was"
-            " never given an operation with IO_DRAIN: use RecvMultishot, or another ring"
+            f"{why}, which goes with {name} only on a ring that was never given an operation with"
+            f" IO_DRAIN: use {instead}, or another ring"
         )
