@@ -20,6 +20,7 @@ import signal
 import socket
 import stat
 import sys
+from email.utils import formatdate
 from http import HTTPStatus
 from urllib.parse import quote, unquote_to_bytes
 
@@ -101,7 +102,8 @@ class Connection:
         if not stat.S_ISREG(found.st_mode):
             return await self.respond(HTTPStatus.NOT_FOUND)
         tag = f'"{found.st_mtime_ns:x}-{found.st_size:x}"'
-        if tag in fields.get(b"if-none-match", b"").decode("latin-1"):
+        had = fields.get(b"if-none-match", b"").decode("latin-1")
+        if had == "*" or tag in had:
             return await self.respond(HTTPStatus.NOT_MODIFIED, {"ETag": tag})
         kind, coding = mimetypes.guess_type(os.fsdecode(path))
         kind = kind if kind and not coding else "application/octet-stream"
@@ -136,7 +138,8 @@ class Connection:
         if size is None and status is not HTTPStatus.NOT_MODIFIED:
             body = f"{status} {status.phrase}\n".encode()
             size = len(body)
-        lines = {"Connection": "keep-alive" if self.is_kept else "close", **(fields or {})}
+        lines = {"Connection": "keep-alive" if self.is_kept else "close"}
+        lines |= {"Date": formatdate(usegmt=True), **(fields or {})}
         if size is not None:
             lines["Content-Length"] = str(size)
         head = f"HTTP/1.1 {status} {status.phrase}\r\n"
@@ -161,6 +164,8 @@ def part_asked_for(wish: bytes, size: int) -> range | None:
     first, last = asked.groups()
     if not first:
         return range(max(0, size - int(last)), size)
+    if last and int(last) < int(first):  # it is no range, and as if it were not there
+        return None
     return range(int(first), min(int(last or size) + 1, size))
 
 
