@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,8 +16,8 @@ from aio import Kit
 from aio_tasks import SECONDS
 
 import uring
-from uring import aio
-from uring.aio._backend import ENVIRONMENT, do, do_each
+from uring import CQE, Close, Nop, Openat, Write, aio
+from uring.aio._backend import ENVIRONMENT, do, do_each, do_each_on
 
 FAULTS: Final = Path(__file__).parent / "faults"
 IO_URING_SETUP: Final = 425
@@ -211,3 +212,85 @@ def test_operation_that_the_kernel_lacks_is_done_in_a_thread(
 def probe_module_of_ring() -> Any:
     """The module that remembers the kernel's opcodes: its name is a function's, too."""
     return sys.modules["uring.probe"]
+
+
+# ---- what a disturbed worker has not done ----
+
+
+@pytest.mark.usefixtures("ring")
+@pytest.mark.parametrize("at_once", [False, True])
+def test_interrupted_operation_is_done_again(kit: Kit, tmp_path: Path, *, at_once: bool) -> None:
+    """As Python does, for nobody has cancelled the task; what was cancelled is not."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+
+    async def open_it() -> int:
+        op = Openat(fifo, os.O_WRONLY | os.O_CREAT)  # a worker waits there for who reads
+        try:
+            opened: int = (await do_each([op]))[0].result() if at_once else await do(op)
+        except OSError as error:
+            return -(error.errno or 0)
+        return opened
+
+    async def disturb() -> tuple[int, int]:
+        answer = -errno.ENOENT
+        while answer == -errno.ENOENT:
+            await kit.sleep(0.001)
+            try:
+                answer = await aio.ring().do(uring.AsyncCancelOp(uring.Opcode.OPENAT))
+            except OSError as error:
+                answer = -(error.errno or 0)
+        return answer, os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+
+    async def body() -> None:
+        answer = 0
+        while answer == 0:  # it was cancelled before a worker had it
+            writer, (answer, reader) = await kit.all(open_it, disturb)
+            os.close(reader)
+            assert answer in {0, -errno.EALREADY}
+            assert writer == -errno.ECANCELED if answer == 0 else writer >= 0
+        os.close(writer)
+
+    kit.run(body)
+
+
+class Scripted(list[CQE]):
+    """What a ring that answers as it was told has answered."""
+
+    @property
+    def res(self) -> list[int]:
+        """As `Completions` has them."""
+        return [cqe.res for cqe in self]
+
+
+class Disturbed:
+    """A ring whose workers are disturbed where it is told so."""
+
+    def __init__(self, *answers: Sequence[int]) -> None:
+        self.answers = list(answers)
+        self.asked: list[list[Any]] = []
+
+    async def run(self, ops: list[Any]) -> Scripted:
+        """Answer, and note what was asked."""
+        self.asked.append(ops)
+        answers = zip(ops, self.answers.pop(0), strict=True)
+        return Scripted(CQE(0, res, 0, op) for op, res in answers)
+
+
+@pytest.mark.parametrize("interrupted", [-errno.EINTR, -512])
+def test_chains_go_on_with_what_was_interrupted(interrupted: int) -> None:
+    """What is linked behind it was cancelled, and is done with it; nothing else, and no close."""
+    link = uring.SQEFlags.IO_LINK
+    opened, written = Openat("name", flags=link), Write(3, b"content", flags=link)
+    chain = [opened, written, Close(3)]
+    cancelled = -errno.ECANCELED
+    ring = Disturbed(
+        [3, interrupted, cancelled, interrupted, cancelled, cancelled, 0, interrupted, -errno.EIO],
+        [interrupted, cancelled, 3, 7, 0],
+        [7, interrupted],
+    )
+    ops = [*chain, *chain, Nop(), Close(4), Nop()]
+    done = asyncio.run(do_each_on(ring, ops))  # type: ignore[arg-type]  # as far as it is asked
+    assert [cqe.res for cqe in done] == [3, 7, interrupted, 3, 7, 0, 0, interrupted, -errno.EIO]
+    assert [cqe.op for cqe in done] == ops
+    assert ring.asked == [ops, [*chain[1:], *chain], chain[1:]]

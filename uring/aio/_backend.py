@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from uring.aio import _threads
+from uring.aio._exchange import INTERRUPTED
 from uring.aio._ring import Ring, is_ending, ring
 from uring.completions import CQE
 from uring.errors import RegisterError, RingClosedError, SetupError, UnsupportedError, UringError
+from uring.flags import SQEFlags
+from uring.operations import Close
 from uring.ring import Ring as PlainRing
 from uring.sqe import Queueable
 
@@ -152,7 +155,7 @@ async def do(op: Queueable) -> Any:
     bound = usable_ring()
     if bound is not None:
         try:
-            return await bound.do(op)
+            return await do_on(bound, op)
         except UnsupportedError as error:
             _fall_back(error)
         except RingClosedError as error:
@@ -161,15 +164,58 @@ async def do(op: Queueable) -> Any:
     return await _threads.do(op)
 
 
+async def do_on(bound: Ring, op: Queueable) -> Any:
+    """
+    Do an operation on a ring, and again where it was interrupted, as Python does (PEP 475).
+
+    On Linux 6.18 whatever a worker is busy with may end with EINTR, and with nothing done, when
+    another ring of the thread is closed.
+    """
+    while True:
+        try:
+            return await bound.do(op)
+        except OSError as error:
+            if isinstance(error, UringError) or not _is_to_be_repeated(op, -(error.errno or 0)):
+                raise
+
+
+def _is_to_be_repeated(op: Queueable, res: int) -> bool:
+    return res in INTERRUPTED and type(op) is not Close  # which has closed it all the same
+
+
 async def do_each(ops: Sequence[Queueable]) -> Sequence[CQE]:
     """Do operations that do not depend on each other, in no order: one wait for all of them."""
     bound = usable_ring()
     if bound is not None:
         try:
-            return await bound.run(ops)
+            return await do_each_on(bound, ops)
         except UnsupportedError as error:
             _fall_back(error)
     return await _threads.each(ops)
+
+
+async def do_each_on(bound: Ring, ops: Sequence[Queueable]) -> Sequence[CQE]:
+    """Do operations on a ring, and again what was interrupted, with what is linked behind it."""
+    done = await bound.run(ops)
+    if INTERRUPTED.isdisjoint(done.res):
+        return done
+    each = [*done]
+    while again := _interrupted(ops, each):
+        repeated = await bound.run([ops[place] for place in again])
+        for place, cqe in zip(again, repeated, strict=True):
+            each[place] = cqe
+    return each
+
+
+def _interrupted(ops: Sequence[Queueable], done: Sequence[CQE]) -> list[int]:
+    """The places of those, and of what they have cancelled."""
+    found = []
+    is_behind = False
+    for place, (op, cqe) in enumerate(zip(ops, done, strict=True)):
+        if is_behind or _is_to_be_repeated(op, cqe.res):
+            found.append(place)
+            is_behind = bool(op.flags & SQEFlags.IO_LINK)
+    return found
 
 
 def late_result(error: BaseException) -> int | None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
 from uring._checks import check_range
 from uring._memory import PathLike
-from uring.aio._backend import usable_ring
+from uring.aio._backend import do_each_on, do_on, usable_ring
 from uring.aio._ring import Ring
 from uring.aio._threads import Job, do_all
 from uring.completions import CQE
@@ -305,13 +305,13 @@ def _slots(bound: Ring, count: int) -> Iterator[Sequence[Fixed]]:
 
 async def _read_alone(bound: Ring, name: str | bytes) -> bytes:
     """Read one file: a chain would not be submitted together with what other tasks do."""
-    fd = await bound.do(Openat(name))
+    fd = await do_on(bound, Openat(name))
     try:
         room = memoryview(bytearray(_ALONE))
         parts: list[Buffer] = []
         place = 0
         with _naming(name):
-            while count := await bound.do(Read(fd, room, place)):
+            while count := await do_on(bound, Read(fd, room, place)):
                 parts.append(room[:count])
                 place += count
                 room = room[count:] or _room(max(_FIRST_READ, min(place, _READ_MAX)))
@@ -362,9 +362,9 @@ def _first_room(count: int) -> Iterator["memoryview[int]"]:
 async def _each(bound: Ring, ops: Sequence[Queueable]) -> Sequence[CQE]:
     """Do all; one alone is submitted together with what other tasks have."""
     if len(ops) != 1:
-        return await bound.run(ops)
+        return await do_each_on(bound, ops)
     try:
-        res = await bound.do(ops[0])
+        res = await do_on(bound, ops[0])
     except OSError as error:
         if isinstance(error, UringError) or error.errno is None:
             raise
@@ -377,7 +377,7 @@ async def _read_chains(bound: Ring, files: Sequence[_File], slots: Sequence[Fixe
     ops: list[Queueable] = []
     for each, slot in zip(files, slots, strict=True):
         ops += Openat(each.name, slot=slot, flags=_LINK), Read(slot, each.room())
-    done = await bound.run(ops)
+    done = await do_each_on(bound, ops)
     for each, slot, opened, read in zip(files, slots, done[::2], done[1::2], strict=True):
         if each.took(opened) and each.took(read) and read.res:
             each.read(read.res)

@@ -47,14 +47,15 @@ _LOOKS_MAX: Final = 8  # then others have a turn
 _TRY_AGAIN: Final = frozenset({errno.EAGAIN, errno.EBUSY, errno.ENOMEM, errno.EINTR})
 _ALONE: Final = SQEFlags.IO_LINK | SQEFlags.IO_HARDLINK | SQEFlags.CQE_SKIP_SUCCESS
 _ERESTARTSYS, _ERESTARTNOINTR, _ERESTARTNOHAND, _ERESTART_RESTARTBLOCK = 512, 513, 514, 516
-ENDS_OF_CANCELLED: Final = frozenset(
+INTERRUPTED: Final = frozenset(
     {
-        -errno.ECANCELED,
         -errno.EINTR,
         # The kernel's own (linux/errno.h), of what waited in a worker, as the opening of a FIFO.
         *(-_ERESTARTSYS, -_ERESTARTNOINTR, -_ERESTARTNOHAND, -_ERESTART_RESTARTBLOCK),
     }
 )
+"""With what an operation ends if the worker of the kernel is disturbed that is busy with it."""
+ENDS_OF_CANCELLED: Final = INTERRUPTED | {-errno.ECANCELED}
 """With what an operation ends that was cancelled, and not done."""
 
 
