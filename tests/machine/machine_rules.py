@@ -407,6 +407,9 @@ class Machine(RuleBasedStateMachine):
                 cqe = stream.take(timeout=0.0)
             except TimeoutError:
                 return
+            except FileNotFoundError:  # the group of a bundle is closed: so says the terminal one
+                assert stream.outcome is uring.StreamEnd.FAILED
+                cqe = None
             if stream.outcome is not None:
                 assert stream.terminal is not None
                 assert cqe is None or cqe is stream.terminal
