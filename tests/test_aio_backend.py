@@ -271,8 +271,10 @@ class Disturbed:
         self.asked: list[list[Any]] = []
 
     async def run(self, ops: list[Any]) -> Scripted:
-        """Answer, and note what was asked."""
+        """Answer, and note what was asked; without an answer the task is cancelled."""
         self.asked.append(ops)
+        if not self.answers:
+            raise asyncio.CancelledError
         answers = zip(ops, self.answers.pop(0), strict=True)
         return Scripted(CQE(0, res, 0, op) for op, res in answers)
 
@@ -294,3 +296,13 @@ def test_chains_go_on_with_what_was_interrupted(interrupted: int) -> None:
     assert [cqe.res for cqe in done] == [3, 7, interrupted, 3, 7, 0, 0, interrupted, -errno.EIO]
     assert [cqe.op for cqe in done] == ops
     assert ring.asked == [ops, [*chain[1:], *chain], chain[1:]]
+
+
+def test_what_was_opened_is_closed_when_the_repetition_is_cancelled() -> None:
+    """The descriptors of what was done at once are lost to the caller."""
+    fd = os.open("/dev/null", os.O_RDONLY)
+    ring = Disturbed([fd, -errno.EINTR])
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(do_each_on(ring, [Openat("one"), Openat("two")]))  # type: ignore[arg-type]  # as above
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)

@@ -329,7 +329,7 @@ def descriptors_of(cqe: CQE) -> list[int]:
     return [*subject._descriptors(cqe.res, None, cqe.flags)]
 
 
-def uncollected_descriptors(completions: Completions) -> list[int]:
+def uncollected_descriptors(completions: Iterable[CQE]) -> list[int]:
     """What the operations in `completions` have opened."""
     return [number for cqe in completions for number in descriptors_of(cqe)]
 

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 from uring.aio import _threads
 from uring.aio._exchange import INTERRUPTED
 from uring.aio._ring import Ring, is_ending, ring
-from uring.completions import CQE
+from uring.completions import CQE, close_all, uncollected_descriptors
 from uring.errors import RegisterError, RingClosedError, SetupError, UnsupportedError, UringError
 from uring.flags import SQEFlags
 from uring.operations import Close
@@ -201,7 +201,11 @@ async def do_each_on(bound: Ring, ops: Sequence[Queueable]) -> Sequence[CQE]:
         return done
     each = [*done]
     while again := _interrupted(ops, each):
-        repeated = await bound.run([ops[place] for place in again])
+        try:
+            repeated = await bound.run([ops[place] for place in again])
+        except BaseException:
+            close_all([None, *uncollected_descriptors(each)])
+            raise
         for place, cqe in zip(again, repeated, strict=True):
             each[place] = cqe
     return each
