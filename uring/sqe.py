@@ -327,11 +327,11 @@ class Queueable:
     _takes_buffer: ClassVar[bool] = False
     """Whether the kernel picks its buffer from a group, which is then in the field `group`."""
 
-    _takes_several: ClassVar[bool] = False
-    """Whether those are several buffers, which follow each other only if nothing comes between."""
-
     _sends_buffer: ClassVar[bool] = False
     """Whether that buffer is one to send, and not one to be filled."""
+
+    _takes_several: ClassVar[bool] = False
+    """Whether one completion tells of several buffers, but names only the first of them."""
 
     _is_gradual: ClassVar[bool] = True
     """Whether it uses up just as much of an incremental buffer as it tells."""

@@ -359,8 +359,9 @@ class RecvBundle(_RecvsGroup):
     operations those between, as Linux 6.18 does. Use `RecvSelect` or `RecvBundleMultishot` there.
 
     Args:
-        fd: the socket, of which nobody else reads: who is too late again and again (127 times) goes
-            to a worker as well.
+        fd: the socket, of which nobody else reads: an operation that is too late for its data again
+            and again (127 times) goes to a worker as well, and its lease may have the buffers, and
+            the bytes, of other operations.
         group: the `BufferRing`, or the number of another group.
         msg_flags: socket.MSG_*; neither MSG_TRUNC nor MSG_WAITALL with a `BufferRing`.
         length: how many bytes to receive; 0 for as many as there are. Linux 6.18 may give more than
